@@ -1,1 +1,11 @@
-//! placeholder
+//! Text to tree and diagnostics; tree to canonical text.
+//!
+//! Uses pest and nothing of ours. Deliberately not here: what any keyword means (that is the schema in `check`), reading files,
+//! and how a diagnostic looks on a screen.
+
+pub mod diagnostic;
+pub mod span;
+pub mod tree;
+
+pub use diagnostic::{CodeInfo, Diagnostic, Edit, Fix, Label, Severity};
+pub use span::{LineCol, LineIndex, SourceId, Span};
