@@ -1,0 +1,1 @@
+//! The shop: a small, real web service for the quickstart.

@@ -1,0 +1,1 @@
+//! End-to-end tests of the `cdpipe` binary and the load they are judged by.
