@@ -1,0 +1,166 @@
+//! What targets and routers can do, as data: `check` asks before anything runs, `plan` shows what follows, and the guarantees page
+//! is printed from it.
+
+use crate::service::{TargetKind, TrafficKind};
+use crate::strategy::StrategyKind;
+use serde::{Deserialize, Serialize};
+
+/// How well something is supported.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Support {
+    /// Exactly as written.
+    Exact,
+    /// Nearly; `plan` warns with this sentence.
+    Approximate(&'static str),
+    /// Not at all; `check` refuses with this sentence.
+    Refused(&'static str),
+}
+
+/// What a router can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RouterCapabilities {
+    /// Which.
+    pub kind: TrafficKind,
+    /// Shares by weight.
+    pub weights: bool,
+    /// Rules by header.
+    pub header_rules: bool,
+    /// Rules by cookie.
+    pub cookie_rules: bool,
+    /// A user stays on a release by cookie.
+    pub sticky_cookie: bool,
+    /// A user stays on a release by client address.
+    pub sticky_client_address: bool,
+    /// It says how many requests are in flight for an instance.
+    pub observes_drain: bool,
+    /// It counts requests for each release.
+    pub counts_requests: bool,
+    /// Targets it can stand before.
+    pub targets: &'static [TargetKind],
+}
+
+/// Every router.
+pub const ROUTERS: [RouterCapabilities; 7] = [
+    RouterCapabilities {
+        kind: TrafficKind::Proxy,
+        weights: true,
+        header_rules: true,
+        cookie_rules: true,
+        sticky_cookie: true,
+        sticky_client_address: true,
+        observes_drain: true,
+        counts_requests: true,
+        targets: &[TargetKind::Local, TargetKind::Docker, TargetKind::Swarm, TargetKind::Hosts],
+    },
+    RouterCapabilities {
+        kind: TrafficKind::Nginx,
+        weights: true,
+        header_rules: true,
+        cookie_rules: true,
+        sticky_cookie: false,
+        sticky_client_address: true,
+        observes_drain: false,
+        counts_requests: false,
+        targets: &[TargetKind::Local, TargetKind::Docker, TargetKind::Swarm, TargetKind::Hosts],
+    },
+    RouterCapabilities {
+        kind: TrafficKind::Haproxy,
+        weights: true,
+        header_rules: true,
+        cookie_rules: true,
+        sticky_cookie: true,
+        sticky_client_address: true,
+        observes_drain: true,
+        counts_requests: true,
+        targets: &[TargetKind::Local, TargetKind::Docker, TargetKind::Swarm, TargetKind::Hosts],
+    },
+    RouterCapabilities {
+        kind: TrafficKind::Service,
+        weights: false,
+        header_rules: false,
+        cookie_rules: false,
+        sticky_cookie: false,
+        sticky_client_address: false,
+        observes_drain: false,
+        counts_requests: false,
+        targets: &[TargetKind::Kubernetes],
+    },
+    RouterCapabilities {
+        kind: TrafficKind::Istio,
+        weights: true,
+        header_rules: true,
+        cookie_rules: true,
+        sticky_cookie: false,
+        sticky_client_address: false,
+        observes_drain: false,
+        counts_requests: false,
+        targets: &[TargetKind::Kubernetes],
+    },
+    RouterCapabilities {
+        kind: TrafficKind::Gateway,
+        weights: true,
+        header_rules: true,
+        cookie_rules: false,
+        sticky_cookie: false,
+        sticky_client_address: false,
+        observes_drain: false,
+        counts_requests: false,
+        targets: &[TargetKind::Kubernetes],
+    },
+    RouterCapabilities {
+        kind: TrafficKind::Replicas,
+        weights: false,
+        header_rules: false,
+        cookie_rules: false,
+        sticky_cookie: false,
+        sticky_client_address: false,
+        observes_drain: false,
+        counts_requests: false,
+        targets: &[TargetKind::Docker, TargetKind::Swarm, TargetKind::Kubernetes, TargetKind::Hosts],
+    },
+];
+
+/// What this router can do.
+pub fn router(kind: TrafficKind) -> &'static RouterCapabilities {
+    let at = match kind {
+        TrafficKind::Proxy => 0,
+        TrafficKind::Nginx => 1,
+        TrafficKind::Haproxy => 2,
+        TrafficKind::Service => 3,
+        TrafficKind::Istio => 4,
+        TrafficKind::Gateway => 5,
+        TrafficKind::Replicas => 6,
+    };
+    &ROUTERS[at]
+}
+
+/// Whether this strategy means the same there, by target and router. Settings of the strategy are looked at separately, with `router`.
+pub fn support(strategy: StrategyKind, target: TargetKind, traffic: Option<TrafficKind>) -> Support {
+    if let Some(kind) = traffic
+        && !router(kind).targets.contains(&target)
+    {
+        return Support::Refused("this router cannot stand before this target");
+    }
+    match (strategy, target, traffic) {
+        (StrategyKind::Canary, _, None) => {
+            Support::Refused("a canary needs a router that can send a share of the users")
+        }
+        (StrategyKind::Canary, _, Some(TrafficKind::Service)) => {
+            Support::Refused("a Service's selector knows no shares: use istio, gateway or replicas")
+        }
+        (StrategyKind::Canary, _, Some(TrafficKind::Replicas)) => {
+            Support::Approximate("the share is that of the replicas, so it moves in steps of one instance")
+        }
+        (StrategyKind::BlueGreen, _, Some(TrafficKind::Replicas)) => {
+            Support::Refused("without a router there is no moment at which all users switch")
+        }
+        (StrategyKind::BlueGreen, _, None) => {
+            Support::Refused("blue_green needs a router that can switch all users at once")
+        }
+        (StrategyKind::Rolling, TargetKind::Swarm | TargetKind::Kubernetes, _) => Support::Approximate(
+            "the platform rolls by itself; progress is watched and the whole is undone at once",
+        ),
+        _ => Support::Exact,
+    }
+}

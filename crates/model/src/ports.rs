@@ -1,0 +1,334 @@
+//! The ports: what the rim must be able to do for the engine. Every call has a deadline and can be cancelled; every effect is
+//! convergent (asked twice, it is done once) or can be probed by its effect id.
+
+use crate::action::{Answer, RunAction, StepRef};
+use crate::event::Stream;
+use crate::fault::Fault;
+use crate::id::{EffectId, ReleaseId, ServiceName};
+use crate::measure::{MeasureRequest, Sample};
+use crate::observe::{Instance, Observation, RouteTable};
+use crate::plan::{Channel, FlagProvider, LockKey};
+use crate::release::ReleaseSpec;
+use crate::secret::SecretValue;
+use crate::service::Route;
+use crate::strategy::OldRelease;
+use crate::value::Value;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+/// A boxed future, as ports return it.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What a port call answers.
+pub type PortResult<'a, T> = BoxFuture<'a, Result<T, Fault>>;
+
+/// Where output and progress of a call go. Never blocks; may drop.
+pub trait Sink: Send + Sync {
+    /// A line of output, already masked, without its line end.
+    fn output(&self, stream: Stream, line: &str);
+    /// How far it is, for people.
+    fn progress(&self, text: &str);
+}
+
+/// Tells a call that it should stop.
+pub trait Cancel: Send + Sync {
+    /// Whether it should stop now.
+    fn is_cancelled(&self) -> bool;
+    /// Resolves when it should stop.
+    fn cancelled(&self) -> BoxFuture<'_, ()>;
+}
+
+/// Values of secrets, resolved at each use.
+pub trait Secrets: Send + Sync {
+    /// The value of the secret of this name.
+    ///
+    /// # Errors
+    /// `secret-missing` if its source has none.
+    fn resolve<'a>(&'a self, name: &'a str) -> PortResult<'a, SecretValue>;
+}
+
+/// What every call carries.
+#[derive(Clone, Copy)]
+pub struct Call<'a> {
+    /// Which effect this is, for labels and for probing.
+    pub effect: &'a EffectId,
+    /// Which step it is for.
+    pub step: &'a StepRef,
+    /// How long it may take. The engine drops the call some time after that; a port should answer before.
+    pub deadline: Duration,
+    /// Output and progress.
+    pub sink: &'a dyn Sink,
+    /// Cancellation. A call that is cancelled leaves nothing of its own running and answers with a fault of kind `cancelled`.
+    pub cancel: &'a dyn Cancel,
+    /// Secrets.
+    pub secrets: &'a dyn Secrets,
+    /// A number that only grows with each owner of the lock, for fencing: a write with a smaller one is refused by whoever can.
+    pub epoch: u64,
+}
+
+/// What a probe finds of an effect whose outcome was lost.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Probe {
+    /// It was done, and this is what it would have answered.
+    Done(Answer),
+    /// It was not done.
+    NotDone,
+    /// It is still going on.
+    Running,
+    /// Nobody can say.
+    Unknown(Fault),
+}
+
+/// Where instances run.
+pub trait Target: Send + Sync {
+    /// Finds what the artifact is: fills in digests, renders manifests. Changes nothing.
+    ///
+    /// # Errors
+    /// `artifact-missing` and the like: better found here than halfway through.
+    fn resolve<'a>(&'a self, call: Call<'a>, spec: &'a ReleaseSpec) -> PortResult<'a, ReleaseSpec>;
+
+    /// Sees what is there of a service. `table` and `epoch` of the router are filled in by the engine.
+    ///
+    /// # Errors
+    /// If the target can't be asked.
+    fn observe<'a>(
+        &'a self,
+        call: Call<'a>,
+        service: &'a ServiceName,
+        platform_name: Option<&'a str>,
+    ) -> PortResult<'a, Observation>;
+
+    /// Has at least `count` instances of the release running; starts missing ones and stops none. Does not wait for readiness.
+    ///
+    /// # Errors
+    /// If they can't be started. What was started stays, and is found by `observe`.
+    fn ensure<'a>(
+        &'a self,
+        call: Call<'a>,
+        spec: &'a ReleaseSpec,
+        count: u32,
+        extra_env: &'a BTreeMap<String, Value>,
+    ) -> PortResult<'a, Vec<Instance>>;
+
+    /// Waits until `count` instances are ready, of which `may_fail` may fail, as its health checks say.
+    ///
+    /// # Errors
+    /// `not-ready` with the reason and the last log lines, as soon as it is clear that they won't be.
+    fn await_ready<'a>(
+        &'a self,
+        call: Call<'a>,
+        spec: &'a ReleaseSpec,
+        count: u32,
+        may_fail: u32,
+    ) -> PortResult<'a, Vec<Instance>>;
+
+    /// Stops instances (all of the release if `instances` is empty): asks them to end, waits for `drain_ms`, then kills. With `old` the
+    /// release itself is then removed or kept. Prunes kept releases beyond `retain`.
+    ///
+    /// # Errors
+    /// If they can't be stopped.
+    fn stop<'a>(
+        &'a self,
+        call: Call<'a>,
+        spec: &'a ReleaseSpec,
+        instances: &'a [Instance],
+        old: Option<OldRelease>,
+        retain: u32,
+    ) -> PortResult<'a, Vec<Instance>>;
+
+    /// Runs a command inside an instance.
+    ///
+    /// # Errors
+    /// `command-failed` with the exit status and the last lines.
+    fn exec<'a>(
+        &'a self,
+        call: Call<'a>,
+        spec: &'a ReleaseSpec,
+        instance: &'a Instance,
+        run: &'a RunAction,
+    ) -> PortResult<'a, BTreeMap<String, String>>;
+
+    /// The last `lines` lines of an instance's log, masked.
+    ///
+    /// # Errors
+    /// If there is no such log.
+    fn logs<'a>(
+        &'a self,
+        call: Call<'a>,
+        service: &'a ServiceName,
+        instance: &'a Instance,
+        lines: usize,
+    ) -> PortResult<'a, Vec<String>>;
+
+    /// Takes the lock of a service as a lease, or renews it if it is ours. Answers an epoch that grows with each new owner.
+    ///
+    /// # Errors
+    /// `locked` (transient) while someone else holds it, saying who, from where, and since when.
+    fn lock<'a>(
+        &'a self,
+        call: Call<'a>,
+        key: &'a LockKey,
+        owner: &'a LockOwner,
+        lease: Duration,
+    ) -> PortResult<'a, u64>;
+
+    /// Gives the lock back if it is ours.
+    ///
+    /// # Errors
+    /// If the target can't be asked.
+    fn unlock<'a>(&'a self, call: Call<'a>, key: &'a LockKey, owner: &'a LockOwner) -> PortResult<'a, ()>;
+
+    /// Who holds the lock, if anyone does.
+    ///
+    /// # Errors
+    /// If the target can't be asked.
+    fn lock_owner<'a>(&'a self, call: Call<'a>, key: &'a LockKey) -> PortResult<'a, Option<LockState>>;
+}
+
+/// Who holds or wants a lock.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct LockOwner {
+    /// The run.
+    pub run: crate::id::RunId,
+    /// `user@host`.
+    pub who: String,
+    /// Process id of the engine.
+    pub pid: u32,
+}
+
+/// A lock as it is held.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct LockState {
+    /// By whom.
+    pub owner: LockOwner,
+    /// Since when, milliseconds since 1970.
+    pub since_ms: u64,
+    /// Until when if it is not renewed, milliseconds since 1970.
+    pub expires_ms: u64,
+    /// Its epoch.
+    pub epoch: u64,
+}
+
+/// What steers users' traffic.
+pub trait Router: Send + Sync {
+    /// What the router does for this route now; `None` if it does not know it.
+    ///
+    /// # Errors
+    /// If the router can't be asked.
+    fn observe<'a>(&'a self, call: Call<'a>, route: &'a Route) -> PortResult<'a, Option<RouteTable>>;
+
+    /// Has the router do this. `seen` is what it did when the decision was made: if it does something else by now that is not
+    /// `table` either, someone has interfered.
+    ///
+    /// # Errors
+    /// `moved` on interference, `stale-epoch` if a newer owner has written, `port-in-use` and the like.
+    fn apply<'a>(
+        &'a self,
+        call: Call<'a>,
+        table: &'a RouteTable,
+        seen: Option<&'a RouteTable>,
+    ) -> PortResult<'a, ()>;
+
+    /// Waits until the router is seen to do this.
+    ///
+    /// # Errors
+    /// If it does not in time.
+    fn await_routed<'a>(&'a self, call: Call<'a>, table: &'a RouteTable) -> PortResult<'a, ()>;
+
+    /// Waits until these instances have no request in flight, for at most `drain`; what is left then is cut. They are out of the
+    /// table already.
+    ///
+    /// # Errors
+    /// If the router can't be asked.
+    fn await_drained<'a>(
+        &'a self,
+        call: Call<'a>,
+        route: &'a Route,
+        release: &'a ReleaseId,
+        instances: &'a [Instance],
+        drain: Duration,
+    ) -> PortResult<'a, ()>;
+
+    /// Requests that each release got since the router knows it, where it counts them.
+    ///
+    /// # Errors
+    /// If the router can't be asked.
+    fn requests<'a>(
+        &'a self,
+        call: Call<'a>,
+        route: &'a Route,
+    ) -> PortResult<'a, Option<BTreeMap<ReleaseId, u64>>>;
+}
+
+/// Answers questions about the world with numbers.
+pub trait Measurer: Send + Sync {
+    /// Answers all requests; one that has no data is a sample without a value, not an error.
+    fn measure<'a>(&'a self, call: Call<'a>, requests: &'a [MeasureRequest]) -> BoxFuture<'a, Vec<Sample>>;
+}
+
+/// Runs shell commands.
+pub trait Runner: Send + Sync {
+    /// Runs it to its end and answers what it wrote to `$CDPIPE_OUTPUT`. On cancel or deadline the whole process group gets TERM,
+    /// then KILL.
+    ///
+    /// # Errors
+    /// `command-failed` with the exit status and the last lines; `cancelled`; `timed-out`.
+    fn run<'a>(&'a self, call: Call<'a>, run: &'a RunAction) -> PortResult<'a, BTreeMap<String, String>>;
+
+    /// After a crash: what became of the command of this effect.
+    fn probe<'a>(&'a self, call: Call<'a>) -> BoxFuture<'a, Probe>;
+}
+
+/// An HTTP request that a step makes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HttpRequest<'a> {
+    /// GET, POST, …
+    pub method: &'a str,
+    /// Whole URL; may be a secret text.
+    pub url: &'a Value,
+    /// Headers; values may be secret texts.
+    pub headers: &'a BTreeMap<String, Value>,
+    /// Body; may be a secret text.
+    pub body: Option<&'a Value>,
+    /// Status codes that are a success; empty means 200 to 299.
+    pub expect_status: &'a [u16],
+    /// What the answer's body must contain.
+    pub expect_body: Option<&'a str>,
+}
+
+/// Writes to the world outside: messages, requests, flags.
+pub trait Messenger: Send + Sync {
+    /// Sends an HTTP request and answers its status.
+    ///
+    /// # Errors
+    /// `http-failed` with status and the first lines of the answer.
+    fn http<'a>(&'a self, call: Call<'a>, request: HttpRequest<'a>) -> PortResult<'a, u16>;
+
+    /// Sends a message.
+    ///
+    /// # Errors
+    /// `notify-failed` with the status.
+    fn notify<'a>(
+        &'a self,
+        call: Call<'a>,
+        channel: Channel,
+        url: &'a Value,
+        headers: &'a BTreeMap<String, Value>,
+        text: &'a str,
+        fields: &'a BTreeMap<String, String>,
+    ) -> PortResult<'a, ()>;
+
+    /// Sets a flag (`None` removes it), reads it back where the provider can, and answers what it was before.
+    ///
+    /// # Errors
+    /// `flag-failed`.
+    fn set_flag<'a>(
+        &'a self,
+        call: Call<'a>,
+        provider: &'a FlagProvider,
+        flag: &'a str,
+        value: Option<&'a str>,
+    ) -> PortResult<'a, Option<String>>;
+}
