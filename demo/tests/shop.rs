@@ -1,4 +1,5 @@
 //! The `shop` as it is deployed: a real process, spoken to over plain sockets so that nothing in between is forgiving.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says that something is wrong by panicking")]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
