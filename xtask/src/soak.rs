@@ -1,0 +1,44 @@
+//! `cargo xtask soak`: the tests again and again, with more and new random cases each time, until the time is up or one
+//! fails. For what fails once in a hundred runs: races, ports, leaks of processes.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::args::Args;
+use crate::lab::{self, For};
+use crate::say::{duration, heading, say};
+use crate::{sys, test};
+
+const MINUTES: u64 = 10;
+/// One round may take this long, whatever was asked for.
+const ROUND_WITHIN: Duration = Duration::from_secs(30 * 60);
+/// Cases of one property in one round, four times proptest's default.
+const CASES: &str = "1024";
+
+/// `cargo xtask soak`
+pub(crate) fn command(raw: &[String]) -> Result<(), String> {
+    let args = Args::parse(raw, &["minutes"], &[])?;
+    let minutes: u64 = args.number("minutes", MINUTES)?;
+    let loan = lab::borrow()?;
+    let result = rounds(&args.words, Duration::from_secs(60 * minutes));
+    result.and(loan.give_back())
+}
+
+fn rounds(filter: &[String], time: Duration) -> Result<(), String> {
+    let report = lab::up(&lab::parts_for(For::Test), true)?;
+    test::build()?;
+    let mut env: BTreeMap<String, String> = report.env.into_iter().collect();
+    env.insert("PROPTEST_CASES".to_owned(), CASES.to_owned());
+    let begin = Instant::now();
+    let mut round = 0_u32;
+    while begin.elapsed() < time && !sys::interrupted() {
+        round += 1;
+        heading(&format!("round {round}, {} of {}", duration(begin.elapsed()), duration(time)));
+        let run = test::run(filter, ROUND_WITHIN, &env)?;
+        if let Some(trouble) = run.trouble {
+            return Err(format!("round {round}, after {}: {trouble}", duration(begin.elapsed())));
+        }
+    }
+    say(&format!("\nsoak: {round} rounds in {}, none failed", duration(begin.elapsed())));
+    Ok(())
+}
