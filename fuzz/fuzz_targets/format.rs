@@ -18,7 +18,10 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
                 Err(diagnostics) => panic!("formatting made it unreadable: {diagnostics:#?}\n{once}"),
             }
             let after = parse(SourceId(0), &once).file;
-            assert!(after.comments.len() == parsed.file.comments.len(), "a comment was lost or made:\n{once}");
+            assert!(
+                after.comments.len() == parsed.file.comments.len(),
+                "a comment was lost or made:\n{once}"
+            );
             assert!(after.entries.len() == parsed.file.entries.len(), "an entry was lost or made:\n{once}");
         }
     }

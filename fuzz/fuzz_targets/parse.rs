@@ -28,5 +28,9 @@ fn sound(text: &str, diagnostic: &Diagnostic) {
 }
 
 fn inside(text: &str, span: Span) {
-    assert!(span.source == SOURCE && text.get(span.range()).is_some(), "{span:?} is not in a text of {} bytes", text.len());
+    assert!(
+        span.source == SOURCE && text.get(span.range()).is_some(),
+        "{span:?} is not in a text of {} bytes",
+        text.len()
+    );
 }
