@@ -73,6 +73,8 @@ pub struct Call<'a> {
 pub enum Probe {
     /// It was done, and this is what it would have answered.
     Done(Answer),
+    /// It came to its end without success, and this is what it would have said.
+    Failed(Fault),
     /// It was not done.
     NotDone,
     /// It is still going on.
@@ -279,6 +281,12 @@ pub trait Runner: Send + Sync {
 
     /// After a crash: what became of the command of this effect.
     fn probe<'a>(&'a self, call: Call<'a>) -> BoxFuture<'a, Probe>;
+
+    /// After a crash: ends the command of this effect, which `probe` found running, as `run` does on cancel. A runner whose commands
+    /// end with the engine never answers `Probe::Running` and has nothing to do here.
+    fn stop<'a>(&'a self, _call: Call<'a>) -> BoxFuture<'a, ()> {
+        Box::pin(async {})
+    }
 }
 
 /// An HTTP request that a step makes.
