@@ -1,5 +1,9 @@
 //! Text to tree and diagnostics.
 
+mod grammar;
+mod literal;
+mod reader;
+
 use crate::diagnostic::Diagnostic;
 use crate::span::{SourceId, Span};
 use crate::tree::File;
@@ -16,5 +20,9 @@ pub struct Parsed {
 /// Reads a text. Never fails and never panics: whatever is wrong is in the diagnostics.
 pub fn parse(source: SourceId, text: &str) -> Parsed {
     let span = Span::new(source, 0, text.len());
-    Parsed { file: File { entries: Vec::new(), comments: Vec::new(), span }, diagnostics: Vec::new() }
+    let reading = reader::read(text, &reader::Place { source, base: 0, inserted: &[] });
+    Parsed {
+        file: File { entries: reading.entries, comments: reading.comments, span },
+        diagnostics: reading.diagnostics,
+    }
 }
