@@ -4,7 +4,7 @@
 use cdpipe_demo::fault::Fault;
 use cdpipe_demo::server::{Config, Ended, Shop};
 use cdpipe_demo::websocket::accept_key;
-use cdpipe_tests::load::{FailureKind, Kind, Load, LoadError, Mix, Report, Timeline};
+use cdpipe_tests::load::{FailureKind, Kind, Load, LoadError, Mix, Named, Report, Timeline};
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -142,7 +142,7 @@ fn a_good_shop_under_every_kind_shows_no_failure_and_a_drain_cuts_nothing() {
 
     assert_eq!(report.records().len(), 240);
     assert!(report.failures().is_empty(), "{report}");
-    assert_eq!(report.not_allowed(&timeline), []);
+    assert_eq!(report.not_allowed(&timeline, Named::ByRelease), []);
     let kinds: BTreeSet<&str> = report.records().iter().map(|record| record.kind.name()).collect();
     assert_eq!(kinds.len(), 6, "{kinds:?}");
     for record in report.records() {
@@ -421,7 +421,8 @@ fn a_wrong_release_is_found_whenever_it_answers() {
     let mut timeline = Timeline::new();
     timeline.allow_from(Duration::ZERO, ["web-1"]).allow_from(report.records()[3].start, ["web-2"]);
     assert!(report.failures().is_empty(), "{report}");
-    let wrong: Vec<u64> = report.not_allowed(&timeline).iter().map(|found| found.record.index).collect();
+    let wrong: Vec<u64> =
+        report.not_allowed(&timeline, Named::ByRelease).iter().map(|found| found.record.index).collect();
     assert_eq!(wrong, [3, 4, 5], "{report}");
 }
 

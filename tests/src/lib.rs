@@ -9,6 +9,7 @@
 //! a deadline; a process started for a test ends with it.
 
 pub mod cases;
+pub mod deployed;
 pub mod lab;
 pub mod load;
 pub mod place;

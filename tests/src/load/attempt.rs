@@ -101,7 +101,7 @@ async fn exchange(load: &Load, clock: Clock, connections: &Connections, record: 
     }
     let expected = match record.kind {
         Kind::Echo { .. } => body,
-        kind => expected_answer(kind, record, &head.headers, &answer)?,
+        kind => expected_answer(kind, record, &answer)?,
     };
     compare(&expected, &answer)?;
     record.verified_bytes = answer.len() as u64;
@@ -131,6 +131,7 @@ pub(super) async fn send(
             record.answered = Some(clock.now());
             record.status = Some(response.status().as_u16());
             record.release = header(response.headers(), RELEASE_HEADER).map(str::to_owned);
+            record.version = header(response.headers(), VERSION_HEADER).map(str::to_owned);
             Ok(response)
         }
         Err(error) => {
@@ -193,11 +194,11 @@ fn release_in_page(answer: &[u8]) -> Option<String> {
 
 /// What the shop that names itself in the answer's head must have said. Head and body come from one place only if
 /// they agree.
-fn expected_answer(kind: Kind, record: &Record, headers: &HeaderMap, answer: &[u8]) -> Outcome<Bytes> {
+fn expected_answer(kind: Kind, record: &Record, answer: &[u8]) -> Outcome<Bytes> {
     let Some(release) = &record.release else {
         return fail(FailureKind::Corrupt, "the answer names no release");
     };
-    let Some(version) = header(headers, VERSION_HEADER) else {
+    let Some(version) = &record.version else {
         return fail(FailureKind::Corrupt, "the answer names no version");
     };
     let expected = match kind {

@@ -17,7 +17,7 @@ mod timeline;
 
 pub use kinds::{Kind, Mix};
 pub use record::{Failure, FailureKind, Record};
-pub use report::{NotAllowed, Report};
+pub use report::{Named, NotAllowed, Report};
 pub use timeline::Timeline;
 
 use connections::Connections;

@@ -23,6 +23,8 @@ pub struct Record {
     pub status: Option<u16>,
     /// The release that answered, by the answer's own word.
     pub release: Option<String>,
+    /// The version that answered, by the answer's own word.
+    pub version: Option<String>,
     /// Body or message bytes that were sent.
     pub sent_bytes: u64,
     /// Body or message bytes that came back and were what they had to be.
@@ -108,6 +110,7 @@ impl Record {
             end: due,
             status: None,
             release: None,
+            version: None,
             sent_bytes: 0,
             verified_bytes: 0,
             kept_alive: false,

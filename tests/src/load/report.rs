@@ -16,6 +16,15 @@ pub struct Report {
     arrivals_ended: Duration,
 }
 
+/// By what a timeline names who may serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Named {
+    /// By release id.
+    ByRelease,
+    /// By version.
+    ByVersion,
+}
+
 /// An answer from a release that was not allowed at any moment between the request's start and the answer's head.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotAllowed<'a> {
@@ -58,10 +67,14 @@ impl Report {
 
     /// Every answer whose release was allowed at no moment between the request's start and the answer's head, also of
     /// requests that failed later; an answer that names no release is one of them.
-    pub fn not_allowed(&self, timeline: &Timeline) -> Vec<NotAllowed<'_>> {
+    pub fn not_allowed(&self, timeline: &Timeline, named: Named) -> Vec<NotAllowed<'_>> {
         let judge = |record: &'_ Record| {
             let allowed = timeline.allowed_between(record.start, record.answered?);
-            let fine = record.release.as_deref().is_some_and(|release| allowed.contains(release));
+            let who = match named {
+                Named::ByRelease => record.release.as_deref(),
+                Named::ByVersion => record.version.as_deref(),
+            };
+            let fine = who.is_some_and(|who| allowed.contains(who));
             (!fine).then(|| allowed.into_iter().map(str::to_owned).collect())
         };
         self.records
@@ -137,7 +150,7 @@ impl fmt::Display for Report {
 #[cfg(test)]
 mod tests {
     use super::super::{Failure, FailureKind, Kind, Record, Timeline};
-    use super::Report;
+    use super::{Named, Report};
     use std::time::Duration;
 
     const fn ms(ms: u64) -> Duration {
@@ -152,6 +165,7 @@ mod tests {
             end: ms(head + 5),
             status: Some(200),
             release: (!release.is_empty()).then(|| release.to_owned()),
+            version: Some("1.0".to_owned()),
             ..Record::due(index, Kind::Short, due)
         }
     }
@@ -174,7 +188,8 @@ mod tests {
         let mut timeline = Timeline::new();
         timeline.allow_from(ms(0), ["v1"]).allow_from(ms(15), ["v1", "v2"]).allow_from(ms(19), ["v2"]);
         let report = report();
-        let said: Vec<String> = report.not_allowed(&timeline).iter().map(ToString::to_string).collect();
+        let said: Vec<String> =
+            report.not_allowed(&timeline, Named::ByRelease).iter().map(ToString::to_string).collect();
         assert_eq!(
             said,
             [
@@ -182,6 +197,11 @@ mod tests {
                 "#3 short 33..39 ms by nobody known: good; allowed then: v2",
             ]
         );
+        let mut versions = Timeline::new();
+        versions.allow_from(ms(0), ["1.0"]).allow_from(ms(36), ["1.1"]);
+        let late: Vec<u64> =
+            report.not_allowed(&versions, Named::ByVersion).iter().map(|found| found.record.index).collect();
+        assert_eq!(late, [4]);
     }
 
     #[test]
