@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use super::Setup;
 use super::dag::Dag;
-use super::figure::{Aim, Figure};
+use super::figure::{Aim, Figure, median};
+use crate::process::{Job, write_file};
+use crate::say::say;
 
 const ONE_RUN_WITHIN: Duration = Duration::from_secs(60);
 /// Starting takes so little that many runs are cheap.
@@ -21,10 +23,11 @@ pub(crate) fn start(setup: &Setup) -> Result<Vec<Figure>, String> {
         return Err(format!("`cdpipe --version` said {said:?}"));
     }
     let output = setup.dir.join("start.out");
-    let mut samples = Vec::with_capacity(STARTS);
-    for _ in 0..STARTS {
-        samples.push(job.to_file(&output)?.wall.as_secs_f64() * 1e3);
-    }
+    let times = |job: &Job| -> Result<Vec<f64>, String> {
+        (0..STARTS).map(|_| Ok(job.to_file(&output)?.wall.as_secs_f64() * 1e3)).collect()
+    };
+    say(&format!("`true`, a program that does nothing: {:.2} ms", median(&times(&nothing())?)));
+    let samples = times(&job)?;
     Ok(vec![Figure {
         id: "start",
         what: format!("`cdpipe --version`, spawn to exit, {STARTS} times"),
@@ -39,8 +42,10 @@ pub(crate) fn start(setup: &Setup) -> Result<Vec<Figure>, String> {
 pub(crate) fn memory(setup: &Setup) -> Result<Vec<Figure>, String> {
     let dir = setup.fresh("memory")?;
     let file = dir.join("bench.cd");
-    crate::process::write_file(&file, &Dag::random(STAGES, 1).pipeline("true", 2))?;
+    write_file(&file, &Dag::random(STAGES, 1).pipeline("true", 2))?;
     let path = file.to_string_lossy().into_owned();
+    // Until it is another program, a child counts our own pages (see `sys::Usage`).
+    say(&format!("`true`, a program that does nothing: {:.2} MB", kib_to_mb(nothing().must()?.peak_kib)));
     let mut figures = Vec::new();
     for (id, verb) in [("memory-check", "check"), ("memory-run", "run")] {
         let mut samples = Vec::new();
@@ -73,6 +78,11 @@ pub(crate) fn size(setup: &Setup) -> Result<Vec<Figure>, String> {
         peer: None,
         aim: Aim::AtMost(25.0),
     }])
+}
+
+/// The floor under what can be measured this way.
+fn nothing() -> Job {
+    Job::new("true", [] as [&str; 0], ONE_RUN_WITHIN)
 }
 
 /// Megabytes of 1,000,000 bytes.
