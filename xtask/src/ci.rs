@@ -121,6 +121,8 @@ fn deny() -> Result<String, String> {
 }
 
 fn doc() -> Result<String, String> {
-    let args = ["doc", "--no-deps", "--workspace", "--document-private-items", "--quiet"];
-    must(&Job::cargo(args, CHECK_WITHIN).env("RUSTDOCFLAGS", "-D warnings"))
+    must(
+        &Job::cargo(["doc", "--no-deps", "--workspace", "--quiet"], CHECK_WITHIN)
+            .env("RUSTDOCFLAGS", "-D warnings"),
+    )
 }

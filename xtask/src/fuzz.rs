@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::lab;
 use crate::process::Job;
-use crate::project;
 use crate::say::{complain, say};
+use crate::{project, sys};
 
 /// Building the targets with the sanitizer, cold, on two cores.
 const BUILD_WITHIN: Duration = Duration::from_secs(20 * 60);
@@ -35,12 +35,14 @@ pub(crate) fn run(time: Duration) -> Result<String, String> {
     let seeds = project::target().join("fuzz-seeds");
     let count = gather(&project::root(), &seeds)?;
     must(&fuzz, &["build"], BUILD_WITHIN)?;
+    let mut found = Vec::new();
     let share = time / u32::try_from(targets.len().max(1)).unwrap_or(1);
     for target in &targets {
         say(&format!("fuzz {target}: {} s, {count} seeds", share.as_secs()));
         let corpus = project::root().join("fuzz").join("corpus").join(target);
         fs::create_dir_all(&corpus).map_err(|error| format!("{}: {error}", corpus.display()))?;
         let limits = [
+            format!("-dict={}", project::root().join("fuzz").join("words.dict").display()),
             format!("-max_total_time={}", share.as_secs()),
             format!("-max_len={LONGEST_INPUT_BYTES}"),
             format!("-timeout={SLOWEST_INPUT_S}"),
@@ -51,7 +53,15 @@ pub(crate) fn run(time: Duration) -> Result<String, String> {
         let (corpus, seeds) = (corpus.to_string_lossy().into_owned(), seeds.to_string_lossy().into_owned());
         let mut args = vec!["run", target.as_str(), &corpus, &seeds, "--"];
         args.extend(limits.iter().map(String::as_str));
-        must(&fuzz, &args, share + SLACK)?;
+        if must(&fuzz, &args, share + SLACK).is_err() {
+            found.push(target.as_str());
+        }
+        if sys::interrupted() {
+            return Err("interrupted".to_owned());
+        }
+    }
+    if !found.is_empty() {
+        return Err(format!("found something: {} (the inputs are in fuzz/artifacts)", found.join(", ")));
     }
     Ok(format!("{} targets, {} s each", targets.len(), share.as_secs()))
 }
@@ -91,7 +101,7 @@ fn targets() -> Result<Vec<String>, String> {
     Ok(names)
 }
 
-/// Copies every pipeline of the repository into one flat folder, and says how many there are.
+/// Writes every pipeline of the repository, also those fenced in Markdown, into one flat folder, and says how many there are.
 fn gather(root: &Path, into: &Path) -> Result<usize, String> {
     let failed = |path: &Path, error: std::io::Error| format!("{}: {error}", path.display());
     if into.exists() {
@@ -106,17 +116,44 @@ fn gather(root: &Path, into: &Path) -> Result<usize, String> {
             let name = entry.file_name();
             let name = name.to_string_lossy();
             if path.is_dir() && !path.is_symlink() {
-                if !(name.starts_with('.') || matches!(&*name, "target" | "corpus" | "artifacts")) {
+                if !name.starts_with('.') && name != "target" && path != root.join("fuzz") {
                     folders.push(path);
                 }
-            } else if name.ends_with(".cd") {
-                fs::copy(&path, into.join(format!("{count:04}-{name}")))
+                continue;
+            }
+            let seeds = match path.extension().and_then(std::ffi::OsStr::to_str) {
+                Some("cd") => vec![fs::read(&path).map_err(|error| failed(&path, error))?],
+                Some("md") => fenced(&fs::read_to_string(&path).map_err(|error| failed(&path, error))?),
+                _ => Vec::new(),
+            };
+            for seed in seeds {
+                fs::write(into.join(format!("{count:04}-{name}")), seed)
                     .map_err(|error| failed(&path, error))?;
                 count += 1;
             }
         }
     }
     Ok(count)
+}
+
+/// The blocks of a Markdown text that are fenced as `cd`.
+fn fenced(markdown: &str) -> Vec<Vec<u8>> {
+    let mut blocks = Vec::new();
+    let mut open: Option<Vec<u8>> = None;
+    for line in markdown.lines() {
+        match &mut open {
+            Some(_) if line.trim_end() == "```" => blocks.extend(open.take()),
+            Some(block) => block.extend(line.bytes().chain(*b"\n")),
+            None if line
+                .strip_prefix("```cd")
+                .is_some_and(|rest| !rest.starts_with(char::is_alphanumeric)) =>
+            {
+                open = Some(Vec::new());
+            }
+            None => {}
+        }
+    }
+    blocks
 }
 
 #[cfg(test)]
@@ -126,14 +163,22 @@ mod tests {
     #[test]
     fn seeds_are_all_pipelines_and_nothing_that_was_built() {
         let dir = std::env::temp_dir().join(format!("cdpipe-xtask-{}-seeds", std::process::id()));
-        for file in ["a/x.cd", "a/b/x.cd", "target/no.cd", ".hidden/no.cd", "a/readme.md"] {
+        for file in ["a/x.cd", "a/corpus/x.cd", "target/no.cd", ".hidden/no.cd", "fuzz/corpus/no.cd"] {
             let file = dir.join(file);
             fs::create_dir_all(file.parent().unwrap()).unwrap();
             fs::write(file, "pipeline x {}").unwrap();
         }
         let into = dir.join("target").join("seeds");
-        assert_eq!(gather(&dir, &into), Ok(2));
-        assert_eq!(fs::read_dir(&into).unwrap().count(), 2);
+        fs::write(
+            dir.join("a/tour.md"),
+            "# Tour\n```cd\nstage s {}\n```\n```cdx\nno\n```\n```cd title=x\n```\n",
+        )
+        .unwrap();
+        assert_eq!(gather(&dir, &into), Ok(4));
+        assert_eq!(fs::read_dir(&into).unwrap().count(), 4);
+        let texts: Vec<_> =
+            fs::read_dir(&into).unwrap().map(|entry| fs::read(entry.unwrap().path()).unwrap()).collect();
+        assert!(texts.contains(&b"stage s {}\n".to_vec()), "{texts:?}");
         fs::remove_dir_all(&dir).unwrap();
     }
 }
