@@ -1,0 +1,69 @@
+//! Small runs for the tests of the engine.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+use cdpipe_engine::{Batch, Journal, RunJournal, Store};
+use cdpipe_model::plan::{Concurrency, Mode, Plan};
+use cdpipe_model::record::{GitFacts, JOURNAL_VERSION, Record, RunHeader};
+use cdpipe_model::{NodeId, RunId};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A run of an empty pipeline.
+pub fn header(run: &str) -> RunHeader {
+    RunHeader {
+        journal_version: JOURNAL_VERSION,
+        cdpipe_version: "0.1.0".into(),
+        run: RunId::from(run),
+        started_at_ms: 1_000,
+        started_by: "ann@example".into(),
+        file: "/srv/shop.cd".into(),
+        texts: vec!["pipeline shop { }\n".into()],
+        plan: Plan {
+            name: "shop".into(),
+            mode: Mode::Delivery,
+            max_parallel: 2,
+            concurrency: Concurrency::Queue,
+            sources: Vec::new(),
+            inputs: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            environments: BTreeMap::new(),
+            metrics: BTreeMap::new(),
+            flags: BTreeMap::new(),
+            nodes: Vec::new(),
+            hooks: Vec::new(),
+            hash: "sha256:0".into(),
+        },
+        git: GitFacts::default(),
+    }
+}
+
+/// A record that says its number.
+pub fn record(number: u32) -> Record {
+    Record::NodeStarted { node: NodeId(number), attempt: 1 }
+}
+
+/// Appends `count` records beginning with number `first`, as one batch.
+pub async fn append(
+    journal: &RunJournal,
+    first: u64,
+    count: u64,
+    sync: bool,
+) -> Result<(), cdpipe_model::Fault> {
+    let records: Vec<Arc<Record>> =
+        (first..first + count).map(|number| Arc::new(record(u32::try_from(number).unwrap()))).collect();
+    journal
+        .append(Batch { first_seq: first, at_ms: 5, records: &records, sync, taken: None, status: None })
+        .await
+}
+
+/// The records of a run, checked to be numbered without a gap.
+pub fn read_all(store: &Store, run: &str) -> Vec<Record> {
+    let mut records = Vec::new();
+    store
+        .read(&RunId::from(run), 0, |seq, _, record| {
+            records.push(record);
+            assert_eq!(seq, records.len() as u64);
+        })
+        .unwrap();
+    records
+}
