@@ -5,24 +5,52 @@
 //!
 //! Shape: an input record goes in (`accept`), decisions come out, and the state is nothing but the fold of all records (`apply`). A
 //! resume folds the journal with `apply`, which never decides; so a newer version of this crate cannot change the past of a run.
+//!
+//! Where to find what: `strategy/` compiles a deploy to a program, `deploy` carries it out, `steps` runs lists of steps, `watch` judges
+//! samples, `schedule` starts and ends stages and gates, `apply` is the fold, `state` what it folds into.
+
+mod apply;
+mod decide;
+mod deploy;
+mod output;
+mod schedule;
+mod state;
+mod steps;
+pub mod strategy;
+mod symbols;
+#[cfg(test)]
+mod tests;
+mod watch;
+mod window;
 
 use cdpipe_model::action::Action;
-use cdpipe_model::record::{Record, RunHeader, TimerId};
-use cdpipe_model::{ActionId, Outcome};
-use std::collections::{BTreeMap, BTreeSet};
+use cdpipe_model::plan::Plan;
+use cdpipe_model::record::{Record, RunHeader, TimerId, TimerPurpose};
+use cdpipe_model::{ActionId, NodeId, Outcome};
+use state::{NodeState, State};
 use std::sync::Arc;
 
 /// The state of one run.
 pub struct Machine {
     header: Arc<RunHeader>,
-    in_flight: BTreeMap<ActionId, Action>,
-    timers: BTreeSet<(u64, TimerId)>,
+    state: State,
 }
 
 impl Machine {
     /// A run before its first record.
     pub fn new(header: Arc<RunHeader>) -> Self {
-        Self { header, in_flight: BTreeMap::new(), timers: BTreeSet::new() }
+        let plan = &header.plan;
+        let mut state = State { dependents: vec![Vec::new(); plan.nodes.len()], ..State::default() };
+        for node in &plan.nodes {
+            let needs_left = u32::try_from(node.needs.len()).unwrap_or(u32::MAX);
+            state.nodes.push(NodeState { needs_left, ..NodeState::default() });
+            for need in &node.needs {
+                if let Some(dependents) = state.dependents.get_mut(need.node.0 as usize) {
+                    dependents.push(node.id);
+                }
+            }
+        }
+        Self { header, state }
     }
 
     /// What is run.
@@ -30,32 +58,85 @@ impl Machine {
         &self.header
     }
 
+    fn plan(&self) -> &Plan {
+        &self.header.plan
+    }
+
     /// Folds a record of the journal. Decides nothing and emits nothing.
-    pub fn apply(&mut self, _record: &Record) {}
+    pub fn apply(&mut self, record: &Record) {
+        apply::apply(&mut self.state, &self.header.plan, record);
+    }
 
     /// Takes an input (`Opened`, `TimerFired`, `Returned`, `Signalled`), decides what follows, and answers the input and all decisions in
     /// order, already applied. The caller makes them durable before it does the actions among them.
     pub fn accept(&mut self, input: Record) -> Vec<Record> {
-        vec![input]
+        self.apply(&input);
+        let mut records = vec![input];
+        let header = Arc::clone(&self.header);
+        while let Some(record) = schedule::next(&mut self.state, &header.plan, &header) {
+            self.apply(&record);
+            records.push(record);
+        }
+        records
     }
 
     /// Actions whose intent is recorded and that have not returned, oldest first.
     pub fn in_flight(&self) -> impl Iterator<Item = &Action> {
-        self.in_flight.values()
+        self.state.in_flight.values()
+    }
+
+    /// Whether an action was asked to stop and has not returned yet.
+    pub fn is_cancel_asked(&self, action: ActionId) -> bool {
+        self.state.cancel_asked.contains(&action)
     }
 
     /// The timer that is due first: when (milliseconds since 1970), and which. O(log n).
     pub fn next_timer(&self) -> Option<(u64, &TimerId)> {
-        self.timers.first().map(|(due_ms, timer)| (*due_ms, timer))
+        self.state.timers.first().map(|(due_ms, timer)| (*due_ms, timer))
     }
 
     /// How the run ended, once it has.
     pub fn outcome(&self) -> Option<Outcome> {
-        None
+        self.state.ended.as_ref().map(|(outcome, _)| *outcome)
     }
 
-    /// What the run waits for if only a person can move it on (an approval, a hold): nothing is in flight but that.
+    /// How a stage or gate ended, once it has.
+    pub fn node_outcome(&self, node: NodeId) -> Option<Outcome> {
+        self.state.node(node)?.outcome
+    }
+
+    /// What the run waits for if only a person can move it on: nothing is in flight, no timer but that of an expiry.
     pub fn waiting(&self) -> Option<String> {
-        None
+        let only_expiry = |timer: &TimerId| {
+            matches!(
+                timer.purpose,
+                TimerPurpose::ApprovalExpires | TimerPurpose::NodeTimeout | TimerPurpose::DeployTimeout
+            )
+        };
+        if self.state.ended.is_some()
+            || !self.state.in_flight.is_empty()
+            || !self.state.timers.iter().all(|(_, timer)| only_expiry(timer))
+        {
+            return None;
+        }
+        let mut waiting = Vec::new();
+        for (node, plan) in self.state.nodes.iter().zip(&self.plan().nodes) {
+            let Some(work) = &node.work else { continue };
+            for approval in
+                work.gate.approvals.iter().filter(|approval| !approval.is_given() && !approval.expired)
+            {
+                let by = if approval.by.is_empty() { "anyone".to_owned() } else { approval.by.join(", ") };
+                let more = approval.quorum.max(1) as usize - approval.given.len();
+                waiting.push(if more > 1 {
+                    format!("{more} approvals of {} by {by}", plan.name)
+                } else {
+                    format!("approval of {} by {by}", plan.name)
+                });
+            }
+        }
+        if waiting.is_empty() && self.state.paused {
+            waiting.push("`cdpipe resume`, because it was paused".to_owned());
+        }
+        (!waiting.is_empty()).then(|| waiting.join("; "))
     }
 }

@@ -285,6 +285,15 @@ pub enum Record {
         /// What will be done.
         program: Vec<crate::program::ProgramStep>,
     },
+    /// The effects of a whole stage are taken back, newest first.
+    UndoStarted {
+        /// Which stage.
+        node: NodeId,
+        /// Why.
+        reason: Fault,
+        /// After the stage had ended: its locks are taken again first.
+        late: bool,
+    },
     /// A hook begins.
     HookStarted {
         /// The stage or gate; `None` for the file.
