@@ -1,9 +1,13 @@
 //! `cdpipe proxy` beside nginx: the same upstream (another nginx), the same keep-alive on both sides, the same load by wrk, all
 //! on loopback. Everything shares the machine's cores, so the figures compare the two and say nothing about either alone.
 
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
+
+use serde_json::json;
 
 use super::Setup;
 use super::figure::{Aim, Figure};
@@ -15,6 +19,7 @@ use crate::say::say;
 /// One measurement; there are two in a round.
 const LOAD_S: u64 = 5;
 const CONNECTIONS: u32 = 64;
+const CONTROL_WITHIN: Duration = Duration::from_secs(5);
 const SLACK: Duration = Duration::from_secs(20);
 /// Bytes of an answer's body.
 const BODY: usize = 1024;
@@ -94,8 +99,44 @@ fn compare(setup: &Setup, dir: &Path, upstream: u16, peer: u16) -> Result<Vec<Fi
     ended.map(|_| figures)
 }
 
-fn start_ours(_: &Setup, _: &Daemon, _: u16) -> Result<u16, String> {
-    Err("`cdpipe proxy` cannot be started by this bench yet".to_owned())
+/// Starts `cdpipe proxy` and gives it one route, to the upstream, over its control socket, as a run does.
+fn start_ours(setup: &Setup, daemon: &Daemon, upstream: u16) -> Result<u16, String> {
+    let state = daemon.dir.join("state");
+    let command = |_| {
+        let mut command = Command::new(&setup.cdpipe);
+        command.arg("proxy").arg("--state-dir").arg(&state).env("CDPIPE_STATE", setup.dir.join("state"));
+        Ok(command)
+    };
+    let ready = |port: u16| {
+        // The listener is part of the route, so it has to be put before anything can answer.
+        control(&state.join("control.sock"), &route(port, upstream))
+            .is_some_and(|answer| answer.contains("\"ok\""))
+            && net::http_status(port, "/") == Some(200)
+    };
+    daemon.up(command, ready).map_err(|trouble| trouble.text())
+}
+
+/// The message that makes the proxy serve one upstream on a port.
+fn route(port: u16, upstream: u16) -> String {
+    let member = json!({ "instance": "bench-1", "address": format!("127.0.0.1:{upstream}") });
+    let entry = json!({ "release": "bench", "role": "stable", "weight_bp": 10_000, "members": [member] });
+    let route = json!({
+        "service": "bench", "host": null, "path": null, "listen": format!("127.0.0.1:{port}"), "object": null
+    });
+    let table = json!({ "route": route, "entries": [entry], "rules": [], "sticky": "none" });
+    let put = json!({ "table": table, "expect": "anything" });
+    json!({ "v": 1, "op": "put", "routes": [put], "remove": [], "epoch": 1, "owner": "bench" }).to_string()
+}
+
+/// One message and one answer, a line each.
+fn control(socket: &Path, message: &str) -> Option<String> {
+    let mut stream = UnixStream::connect(socket).ok()?;
+    stream.set_read_timeout(Some(CONTROL_WITHIN)).ok()?;
+    stream.set_write_timeout(Some(CONTROL_WITHIN)).ok()?;
+    stream.write_all(format!("{message}\n").as_bytes()).ok()?;
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer).ok()?;
+    Some(answer)
 }
 
 fn figures(ours: &[Load], peer: &[Load]) -> Vec<Figure> {
