@@ -120,7 +120,7 @@ const BENCHES: &[Bench] = &[
 
 /// `cargo xtask bench`
 pub(crate) fn command(raw: &[String]) -> Result<(), String> {
-    let args = Args::parse(raw, &["rounds", "profile", "json"], &["quick", "write"])?;
+    let args = Args::parse(raw, &["rounds", "profile", "binary", "json"], &["quick", "write"])?;
     for name in &args.words {
         if !BENCHES.iter().any(|bench| bench.name == name) {
             let known: Vec<&str> = BENCHES.iter().map(|bench| bench.name).collect();
@@ -142,11 +142,14 @@ fn measure(args: &Args, rounds: usize, profile: &str) -> Result<(), String> {
     heading("lab");
     let report = lab::up(&lab::parts_for(For::Bench), true)?;
     heading("build");
-    let cdpipe = build(profile)?;
+    let (cdpipe, profile) = match args.option("binary") {
+        Some(path) => (PathBuf::from(path), format!("the binary {path}")),
+        None => (build(profile)?, profile.to_owned()),
+    };
     let dir = project::target().join("bench");
     std::fs::create_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
     let setup = Setup { cdpipe, rounds, dir: dir.clone(), lab: report.env };
-    let machine = machine::facts(profile);
+    let machine = machine::facts(&profile);
     heading("machine");
     machine.iter().for_each(|(name, value)| say(&format!("{name:<8} {value}")));
 
@@ -177,6 +180,9 @@ fn measure(args: &Args, rounds: usize, profile: &str) -> Result<(), String> {
     let json = args.option("json").map_or_else(|| dir.join("results.json"), PathBuf::from);
     process::write_file(&json, &figure::json(&machine, &figures))?;
     say(&format!("\nnumbers: {}", project::shown(&json)));
+    if args.switch("write") && args.option("binary").is_some() {
+        return Err("--write is for the binary of this checkout, not for one given with --binary".to_owned());
+    }
     if args.switch("write") {
         let file = project::root().join("docs").join("benchmarks.md");
         table::write(&file, &machine, &figures)?;
