@@ -8,10 +8,12 @@ pub mod diagnostic;
 mod format;
 mod parse;
 pub mod span;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod tree;
 
 pub use codes::codes;
 pub use diagnostic::{CodeInfo, Diagnostic, Edit, Fix, Label, Severity};
 pub use format::format;
-pub use parse::{Parsed, parse};
+pub use parse::{MAX_DIAGNOSTICS, MAX_TEXT_BYTES, Parsed, decode, parse};
 pub use span::{LineCol, LineIndex, SourceId, Span};

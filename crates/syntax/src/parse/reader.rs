@@ -40,6 +40,8 @@ pub(super) enum Unbalanced {
         open: usize,
         /// Offset at which reading it ended.
         stop: usize,
+        /// Where what it holds stops making sense: the end of the last element before one that cannot follow it.
+        sense: Option<usize>,
     },
     /// `)`, `]` or `}` without its opener.
     Close {

@@ -103,7 +103,7 @@ impl<'t> Reader<'t, '_> {
         self.leave(&outer);
         self.depth -= 1;
         if !closed {
-            self.out.unbalanced.push(Unbalanced::Open { open: start, stop: end });
+            self.out.unbalanced.push(Unbalanced::Open { open: start, stop: end, sense: None });
         }
         Body { entries, span, closed: closed && !self.is_supplied(end - 1) }
     }
@@ -402,7 +402,7 @@ impl<'t> Reader<'t, '_> {
                 let name = Ident { text: ty.as_str().to_owned(), span: self.span(ty_start, ty_end) };
                 let simple = ty.into_inner().count() == 1;
                 diagnostic = diagnostic.fix("write `=`", vec![self.edit(tail.key_end, ty_start, " = ")]);
-                value = simple.then(|| Expr { span: name.span, kind: ExprKind::Name(name) });
+                value = simple.then_some(Expr { span: name.span, kind: ExprKind::Name(name) });
             }
             // `key: "value"`
             (None, Some(first)) if first.as_rule() == Rule::head_expr => {
@@ -664,8 +664,14 @@ impl<'t> Reader<'t, '_> {
         if let Some(list) = self.next(&mut inner) {
             let (open, stop) = range(&list);
             let mut list = list.into_inner();
+            let mut sense = None;
+            let mut last = open + 1;
             while let Some(pair) = self.next(&mut list) {
                 let (from, to) = range(&pair);
+                if pair.as_rule() == Rule::seq_stray {
+                    sense = sense.or(Some(last));
+                }
+                last = to;
                 match pair.as_rule() {
                     Rule::type_ => args.push(self.type_expr(pair)),
                     Rule::seq_stray => {
@@ -673,7 +679,7 @@ impl<'t> Reader<'t, '_> {
                         self.breaks(diagnostic);
                     }
                     Rule::unclosed => {
-                        self.out.unbalanced.push(Unbalanced::Open { open, stop });
+                        self.out.unbalanced.push(Unbalanced::Open { open, stop, sense });
                         self.broken = true;
                     }
                     _ => {}

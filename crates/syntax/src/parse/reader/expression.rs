@@ -83,7 +83,7 @@ impl<'t> Reader<'t, '_> {
                     self.report(diagnostic);
                     Some(BinaryOp::Eq)
                 }
-                Rule::bad_op => self.bad_op(from, to, last_end),
+                Rule::bad_op | Rule::slashes => self.bad_op(from, to, last_end),
                 Rule::ternary => {
                     self.ternary(start, from, to);
                     return self.error(start, end);
@@ -418,6 +418,7 @@ impl<'t> Reader<'t, '_> {
         let mut name = None;
         // Offset of the end of what came last, and whether a comma may follow it.
         let mut comma_due = false;
+        let mut sense = None;
         while let Some(pair) = self.next(&mut inner) {
             let (from, to) = range(&pair);
             match pair.as_rule() {
@@ -431,6 +432,9 @@ impl<'t> Reader<'t, '_> {
                     comma_due = false;
                 }
                 Rule::item_name => {
+                    if comma_due || brackets == Brackets::List {
+                        sense = sense.or(items.last().map(|last| last.end));
+                    }
                     if comma_due {
                         self.missing_comma(&items, from);
                     }
@@ -438,16 +442,18 @@ impl<'t> Reader<'t, '_> {
                     name = Some(pair);
                 }
                 Rule::seq_stray => {
+                    sense = sense.or(items.last().map(|last| last.end));
                     self.seq_stray(from, to, brackets, comma_due);
                     comma_due = false;
                     name = None;
                 }
                 Rule::unclosed => {
-                    self.out.unbalanced.push(super::Unbalanced::Open { open: start, stop: end });
+                    self.out.unbalanced.push(super::Unbalanced::Open { open: start, stop: end, sense });
                     self.broken = true;
                 }
                 _ => {
                     if comma_due {
+                        sense = sense.or(items.last().map(|last| last.end));
                         self.missing_comma(&items, from);
                     }
                     let value = self.expr(pair);
@@ -666,6 +672,7 @@ impl<'t> Reader<'t, '_> {
         diagnostic.help(match text {
             "->" | "=>" => "values are set with `=`, and words such as `to` are written out",
             ".." => "there are no ranges; write a list, such as `[1, 2, 3]`",
+            "//" | "/*" => "a path or an address is text and needs quotes; a comment begins with `#`",
             "??" => "there is no null: a parameter has a default instead",
             "!~" => "write `not (text matches 'regex')`",
             _ => "the operators are + - * / == != < <= > >= matches in and or not",

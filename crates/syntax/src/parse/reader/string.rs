@@ -38,10 +38,10 @@ impl<'t> Reader<'t, '_> {
         StrLit { quote: Quote::Single, parts, span: self.span(start, end) }
     }
 
-    fn double(&mut self, start: usize, end: usize, mut inner: Pairs<'t, Rule>) -> StrLit {
+    fn double(&mut self, start: usize, end: usize, inner: Pairs<'t, Rule>) -> StrLit {
         let mut parts = Vec::new();
         let mut closed = true;
-        while let Some(pair) = inner.next() {
+        for pair in inner {
             match pair.as_rule() {
                 Rule::unclosed => closed = false,
                 Rule::interp => parts.push(self.interp(pair)),
@@ -261,12 +261,12 @@ impl<'t> Reader<'t, '_> {
 
     /// A block between three quotes: what all its lines have in common as indentation is taken away, and so are the line breaks
     /// after the opening and before the closing quotes.
-    fn block(&mut self, start: usize, end: usize, quote: Quote, mut inner: Pairs<'t, Rule>) -> StrLit {
+    fn block(&mut self, start: usize, end: usize, quote: Quote, inner: Pairs<'t, Rule>) -> StrLit {
         let marks = if quote == Quote::BlockDouble { "\"\"\"" } else { "'''" };
         let span = self.span(start, end);
         let mut pieces = Vec::new();
         let mut closed = true;
-        while let Some(pair) = inner.next() {
+        for pair in inner {
             match pair.as_rule() {
                 Rule::unclosed => closed = false,
                 Rule::block_close | Rule::raw_close => {}
@@ -281,6 +281,11 @@ impl<'t> Reader<'t, '_> {
             }
         }
         if !closed {
+            let content =
+                start + self.slice(start, end).find('\n').map_or(end - start, |newline| newline + 1);
+            if self.lost_close(start, content, end, marks, usize::MAX) {
+                return StrLit { quote, parts: Vec::new(), span };
+            }
             let diagnostic = self
                 .diagnostic(
                     codes::UNCLOSED_STRING,
@@ -312,7 +317,9 @@ impl<'t> Reader<'t, '_> {
             self.report(diagnostic);
         }
         let close_line = start + self.slice(start, end).rfind('\n').unwrap_or(0);
-        self.lost_close(start, content, close_line, marks);
+        let line_start = self.slice(0, start).rfind('\n').map_or(0, |at| at + 1);
+        let open_indent = indent_of(self.slice(line_start, start)).len();
+        self.lost_close(start, content, close_line, marks, open_indent);
         if close_line < content {
             return StrLit { quote, parts: Vec::new(), span };
         }
@@ -361,15 +368,24 @@ impl<'t> Reader<'t, '_> {
         StrLit { quote, parts, span: self.span(start, end) }
     }
 
-    /// A line of a block that holds nothing but two quotes, left of or level with the line that opened the block: the third is
+    /// A line of a block that begins with two quotes, at most `indent` from the left: the third is
     /// missing, and the block has swallowed what follows up to the end of another.
-    fn lost_close(&mut self, start: usize, content: usize, close_line: usize, marks: &str) {
-        let line_start = self.slice(0, start).rfind('\n').map_or(0, |at| at + 1);
-        let open_indent = indent_of(self.slice(line_start, start)).len();
+    fn lost_close(
+        &mut self,
+        start: usize,
+        content: usize,
+        close_line: usize,
+        marks: &str,
+        indent: usize,
+    ) -> bool {
         let mut at = content;
         for line in self.slice(content, close_line).split_inclusive('\n') {
             let text = line.trim();
-            if text == &marks[..2] && indent_of(line).len() <= open_indent {
+            if text
+                .strip_prefix(&marks[..2])
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '}']))
+                && indent_of(line).len() <= indent
+            {
                 let from = at + indent_of(line).len();
                 let diagnostic = self
                     .diagnostic(
@@ -382,10 +398,11 @@ impl<'t> Reader<'t, '_> {
                     .help(format!("write {marks} with three quotes"))
                     .suggestion("add the third quote", vec![self.edit(from, from, &marks[..1])]);
                 self.report_unclosed_string(diagnostic);
-                return;
+                return true;
             }
             at += line.len();
         }
+        false
     }
 
     /// The text between two offsets of a block, without `indent` at the start of its lines, with `\n` as line end.
