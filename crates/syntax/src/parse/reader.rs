@@ -5,6 +5,8 @@ mod entry;
 mod expression;
 mod string;
 
+pub(crate) use string::common_indent;
+
 use pest::Parser;
 use pest::iterators::{Pair, Pairs};
 

@@ -1,7 +1,7 @@
 //! The pipelines in this folder: every part of the language, as people write it.
 
 /// Name and text of each.
-#[allow(clippy::disallowed_methods, reason = "a test reads its corpus")]
+#[allow(clippy::disallowed_methods, clippy::expect_used, reason = "a test reads its corpus")]
 pub(crate) fn files() -> Vec<(String, String)> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus");
     let mut files: Vec<(String, String)> = std::fs::read_dir(folder)

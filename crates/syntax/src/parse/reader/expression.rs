@@ -439,6 +439,9 @@ impl<'t> Reader<'t, '_> {
                         self.missing_comma(&items, from);
                     }
                     comma_due = false;
+                    // Only for the comments after its `=`.
+                    let mut inside = pair.clone().into_inner();
+                    while self.next(&mut inside).is_some() {}
                     name = Some(pair);
                 }
                 Rule::seq_stray => {
