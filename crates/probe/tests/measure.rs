@@ -1,0 +1,218 @@
+//! Questions to real sockets and real commands.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+use cdpipe_model::action::{Block, StepRef};
+use cdpipe_model::event::Stream;
+use cdpipe_model::expr::{Expr, MeasureName, MetricRef, Subject};
+use cdpipe_model::measure::{MeasureRequest, MeasureScope, Metric, MetricSource, Query, Sample};
+use cdpipe_model::ports::{BoxFuture, Call, Cancel, Measurer, PortResult, Secrets, Sink};
+use cdpipe_model::secret::SecretValue;
+use cdpipe_model::value::{Type, Value};
+use cdpipe_model::{EffectId, Fault};
+use cdpipe_probe::Probes;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+struct Nothing;
+
+impl Sink for Nothing {
+    fn output(&self, _: Stream, _: &str) {}
+    fn progress(&self, _: &str) {}
+}
+
+impl Cancel for Nothing {
+    fn is_cancelled(&self) -> bool {
+        false
+    }
+    fn cancelled(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::pending())
+    }
+}
+
+impl Secrets for Nothing {
+    fn resolve<'a>(&'a self, name: &'a str) -> PortResult<'a, SecretValue> {
+        Box::pin(async move {
+            if name == "token" {
+                Ok(SecretValue::new("s3cret".into()))
+            } else {
+                Err(Fault::new("secret-missing", name))
+            }
+        })
+    }
+}
+
+/// Serves these bodies one after the other, the last one again and again; remembers what was asked.
+async fn server(status: &'static str, bodies: Vec<String>) -> (String, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&asked);
+    tokio::spawn(async move {
+        let mut at = 0;
+        loop {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let mut head = vec![0; 16_384];
+            let length = socket.read(&mut head).await.unwrap();
+            log.lock().unwrap().push(String::from_utf8_lossy(&head[..length]).into_owned());
+            let body = &bodies[at.min(bodies.len() - 1)];
+            at += 1;
+            let answer = format!(
+                "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                body.len()
+            );
+            let _ = socket.write_all(answer.as_bytes()).await;
+        }
+    });
+    (address, asked)
+}
+
+fn request(source: MetricSource, unit: Type, query: Query, addresses: Vec<String>) -> MeasureRequest {
+    MeasureRequest {
+        metric: MetricRef {
+            subject: Subject::Candidate,
+            measure: MeasureName::Named { set: "shop".into(), name: "error_rate".into() },
+        },
+        scope: MeasureScope {
+            service: "shop".into(),
+            environment: "here".into(),
+            release: "abc123".into(),
+            role: "candidate".into(),
+            window_ms: 1000,
+            addresses,
+        },
+        definition: Some((source, Metric { unit, query })),
+    }
+}
+
+async fn ask(probes: &Probes, request: MeasureRequest) -> Sample {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let (effect, step) = (EffectId("r/1".into()), StepRef { node: None, block: Block::Main, index: 0 });
+    let call = Call {
+        effect: &effect,
+        step: &step,
+        deadline: Duration::from_millis(1500),
+        sink: &Nothing,
+        cancel: &Nothing,
+        secrets: &Nothing,
+        epoch: 0,
+    };
+    probes.measure(call, &[request]).await.remove(0)
+}
+
+fn probes() -> Probes {
+    Probes::new(std::env::temp_dir())
+}
+
+fn raw(text: &str) -> Query {
+    Query::Raw(text.to_owned())
+}
+
+fn scrape() -> MetricSource {
+    MetricSource::Scrape { path: "/metrics".into() }
+}
+
+fn ratio() -> Query {
+    Query::Ratio(Box::new(raw("r{s=~\"5..\"}")), Box::new(raw("r")))
+}
+
+#[tokio::test]
+async fn a_scraped_ratio_compares_two_readings_and_adds_instances_up() {
+    let (one, _) =
+        server("200 OK", vec!["r{s=\"200\"} 10\n".into(), "r{s=\"200\"} 20\nr{s=\"500\"} 10\n".into()]).await;
+    let (two, _) = server("200 OK", vec!["r{s=\"200\"} 0\n".into(), "r{s=\"200\"} 80\n".into()]).await;
+    let sample = ask(&probes(), request(scrape(), Type::Percent, ratio(), vec![one, two])).await;
+    assert_eq!(sample.value, Some(Value::Percent(10.0)), "{sample:?}");
+    assert_eq!(sample.note.as_deref(), Some("10 of 100"));
+}
+
+#[tokio::test]
+async fn silence_is_no_data_with_its_reason() {
+    let probes = probes();
+    let sample = ask(&probes, request(scrape(), Type::Percent, ratio(), vec![])).await;
+    assert_eq!((sample.value, sample.note.as_deref()), (None, Some("no instance is ready")));
+    let sample = ask(&probes, request(scrape(), Type::Percent, ratio(), vec!["127.0.0.1:1".into()])).await;
+    assert_eq!(sample.value, None);
+    assert!(sample.note.unwrap().contains("cannot be reached"));
+    let (down, _) = server("503 Service Unavailable", vec!["not now".into()]).await;
+    let sample = ask(&probes, request(scrape(), Type::Percent, ratio(), vec![down])).await;
+    assert!(sample.note.unwrap().contains("503"), "an error page is no data");
+}
+
+#[tokio::test]
+async fn a_server_that_never_answers_is_no_data_in_time() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let sample = ask(&probes(), request(scrape(), Type::Percent, ratio(), vec![address])).await;
+    assert_eq!(sample.value, None);
+    assert!(sample.note.unwrap().contains("time"));
+}
+
+#[tokio::test]
+async fn prometheus_gets_the_placeholders_and_the_secret_header() {
+    let body =
+        r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{},"value":[1,"0.25"]}]}}"#;
+    let (address, asked) = server("200 OK", vec![body.into()]).await;
+    use cdpipe_model::secret::{SecretPart, SecretText};
+    let token = SecretText(vec![SecretPart::Text("Bearer ".into()), SecretPart::Secret("token".into())]);
+    let source = MetricSource::Prometheus {
+        url: Expr::text(format!("http://{address}/")),
+        headers: BTreeMap::from([("authorization".into(), Expr::Value(Value::Secret(token)))]),
+    };
+    let sample =
+        ask(&probes(), request(source, Type::Duration, raw("x{release=\"$release\"}"), vec![])).await;
+    assert_eq!(sample.value, Some(Value::Duration(250.0)), "seconds by default");
+    assert_eq!(sample.asked, "x{release=\"abc123\"}");
+    let asked = asked.lock().unwrap().join("\n");
+    assert!(asked.contains("query=x%7Brelease%3D%22abc123%22%7D"), "{asked}");
+    assert!(asked.contains("authorization: Bearer s3cret"), "{asked}");
+}
+
+#[tokio::test]
+async fn json_at_a_path() {
+    let (address, asked) = server("200 OK", vec![r#"{"data":[{"errors":"0.5"}]}"#.into()]).await;
+    let source = MetricSource::Http {
+        url: Expr::text(format!("http://{address}/s?r=$release")),
+        headers: BTreeMap::new(),
+    };
+    let sample = ask(&probes(), request(source.clone(), Type::Percent, raw("data[0].errors"), vec![])).await;
+    assert_eq!(sample.value, Some(Value::Percent(50.0)));
+    assert!(asked.lock().unwrap()[0].starts_with("GET /s?r=abc123 "));
+    let sample = ask(&probes(), request(source, Type::Percent, raw("data[1].errors"), vec![])).await;
+    assert!(sample.note.unwrap().contains("there is no `data[1]`"));
+}
+
+#[tokio::test]
+async fn a_command_prints_a_number_or_says_why_not() {
+    let probes = probes();
+    let measured = async |script: &str| {
+        let sample = ask(&probes, request(MetricSource::Command, Type::Number, raw(script), vec![])).await;
+        sample.value.map(|value| value.to_string()).ok_or_else(|| sample.note.unwrap())
+    };
+    assert_eq!(measured("test \"$CDPIPE_RELEASE\" = abc123 && echo 2.5").await, Ok("2.5".into()));
+    assert!(measured("echo many").await.unwrap_err().contains("not a number"));
+    assert!(measured("echo oh no >&2; exit 3").await.unwrap_err().contains("exit status: 3: oh no"));
+    assert!(measured("sleep 60").await.unwrap_err().contains("time"));
+}
+
+#[tokio::test]
+async fn a_real_prometheus_answers() {
+    let Ok(url) = std::env::var("CDPIPE_LAB_PROMETHEUS") else {
+        eprintln!("skipped: no Prometheus here; `cargo xtask test` starts one");
+        return;
+    };
+    let source = MetricSource::Prometheus { url: Expr::text(url), headers: BTreeMap::new() };
+    let probes = probes();
+    let sample = ask(&probes, request(source.clone(), Type::Number, raw("vector(42)"), vec![])).await;
+    assert_eq!(sample.value, Some(Value::Number(42.0)), "{sample:?}");
+    let sample = ask(
+        &probes,
+        request(source.clone(), Type::Number, raw("vector(1) / vector(0) - vector(1) / vector(0)"), vec![]),
+    )
+    .await;
+    assert_eq!(sample.value, None, "0/0 is no data");
+    let sample = ask(&probes, request(source, Type::Number, raw("sum("), vec![])).await;
+    assert!(sample.note.unwrap().contains("400"), "a query that is wrong says so");
+}
