@@ -1,0 +1,262 @@
+//! The runner with real commands.
+
+#![allow(clippy::expect_used, reason = "a test says what it expects by panicking")]
+
+#[path = "support/context.rs"]
+mod context;
+
+use cdpipe_host::{HostRunner, Masker, RunLog, RunnerConfig};
+use cdpipe_model::action::RunAction;
+use cdpipe_model::ports::Runner as _;
+use cdpipe_model::secret::{SecretPart, SecretText};
+use cdpipe_model::{Fault, Value};
+use context::Context;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+struct Place {
+    folder: tempfile::TempDir,
+    runner: HostRunner,
+    context: Context,
+}
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let runner = HostRunner::new(
+            RunnerConfig {
+                base: folder.path().to_owned(),
+                scratch: folder.path().join("tmp"),
+                log: Some(RunLog::new(folder.path().join("output.log"))),
+                grace: Duration::from_millis(300),
+                hidden_env: vec!["CARGO_PKG_NAME".to_owned()],
+            },
+            Masker::default(),
+        );
+        Self { folder, runner, context: Context::default() }
+    }
+
+    async fn run(&self, run: &RunAction) -> Result<BTreeMap<String, String>, Fault> {
+        self.runner.run(self.context.call(), run).await
+    }
+
+    async fn script(&self, text: &str) -> Result<BTreeMap<String, String>, Fault> {
+        self.run(&action(text)).await
+    }
+
+    fn said(&self) -> Vec<String> {
+        self.context.sink.0.lock().expect("not poisoned").clone()
+    }
+
+    fn log(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        cdpipe_host::run_log::read(&self.folder.path().join("output.log"), |line| {
+            found.push(line.text);
+            true
+        })
+        .expect("reads");
+        found
+    }
+}
+
+fn action(script: &str) -> RunAction {
+    RunAction {
+        script: script.to_owned(),
+        env: BTreeMap::new(),
+        dir: None,
+        stdin: None,
+        image: None,
+        environment: None,
+        outputs: Vec::new(),
+    }
+}
+
+fn secret(before: &str, name: &str) -> Value {
+    Value::Secret(SecretText(vec![SecretPart::Text(before.to_owned()), SecretPart::Secret(name.to_owned())]))
+}
+
+#[tokio::test]
+async fn output_of_both_streams_is_seen_and_kept() {
+    let place = Place::new();
+    place
+        .script("echo one; sleep 0.05; echo two >&2; printf 'a\\rb\\377\\n'; printf end")
+        .await
+        .expect("succeeds");
+    let mut said = place.said();
+    let err = said.iter().position(|line| line == "err: two").expect("stderr");
+    said.remove(err);
+    assert_eq!(said, ["out: one", "out: a", "out: b\u{fffd}", "out: end"]);
+    let mut log = place.log();
+    log.sort();
+    assert_eq!(log, ["a", "b\u{fffd}", "end", "one", "two"]);
+}
+
+#[tokio::test]
+async fn a_script_ends_at_its_first_failure_and_says_why() {
+    let place = Place::new();
+    let fault = place
+        .script("for i in $(seq 30); do echo $i; done\n(exit 3)\necho not here")
+        .await
+        .expect_err("fails");
+    assert_eq!(fault.kind, "command-failed");
+    assert!(
+        fault.message.starts_with("`for i in $(seq 30); do echo $i; done` ended with exit status 3 after "),
+        "{}",
+        fault.message
+    );
+    assert_eq!(fault.details.len(), 20);
+    assert_eq!(fault.details.last().map(String::as_str), Some("30"));
+    let fault = place.script("kill -SEGV $$").await.expect_err("fails");
+    assert!(fault.message.contains("was killed by SIGSEGV"), "{}", fault.message);
+}
+
+#[tokio::test]
+async fn values_are_data_and_outputs_come_back() {
+    let place = Place::new();
+    std::fs::create_dir(place.folder.path().join("sub")).expect("a folder");
+    let nasty = "$(touch /tmp/oops); `id` \"'\\ *\nsecond";
+    let run = RunAction {
+        env: BTreeMap::from([("CDPIPE_ARG_0".to_owned(), Value::Str(nasty.to_owned()))]),
+        dir: Some("sub".to_owned()),
+        stdin: Some(Value::Str("from stdin".to_owned())),
+        outputs: vec!["arg".to_owned(), "in".to_owned(), "here".to_owned()],
+        ..action(
+            "{ printf 'arg<<E\\n%s\\nE\\n' \"$CDPIPE_ARG_0\"; echo in=$(cat); echo here=$(basename $PWD); echo other=x; } > $CDPIPE_OUTPUT",
+        )
+    };
+    let outputs = place.run(&run).await.expect("succeeds");
+    let expected = [("arg", nasty), ("here", "sub"), ("in", "from stdin")];
+    assert_eq!(outputs, expected.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
+    assert_eq!(place.said(), ["progress: output `other` is ignored: the stage does not declare it"]);
+    assert_eq!(std::fs::read_dir(place.folder.path().join("tmp")).expect("is there").count(), 0);
+}
+
+#[tokio::test]
+async fn secrets_reach_the_command_and_nobody_else() {
+    let mut place = Place::new();
+    place.context.secrets.0.insert("token".to_owned(), "hunter22-long".to_owned());
+    let run = RunAction {
+        env: BTreeMap::from([("AUTH".to_owned(), secret("Bearer ", "token"))]),
+        stdin: Some(secret("", "token")),
+        ..action(
+            "test \"$AUTH\" = 'Bearer hunter22'-long; test \"$(cat)\" = hunter22\"\"-long
+             printf hunt; sleep 0.05; printf 'er22-long\\n'; echo $AUTH; printf %s \"x:${AUTH#* }\" | base64 >&2; false",
+        )
+    };
+    let fault = place.run(&run).await.expect_err("ends with false");
+    let all = format!("{:?} {:?} {fault:?}", place.said(), place.log());
+    assert!(!all.contains("hunter22-long") && !all.contains("b25n"), "{all}");
+    assert!(all.contains("out: ***") && all.contains("out: Bearer ***") && all.contains("err: e"), "{all}");
+
+    let run = RunAction { outputs: vec!["x".to_owned()], ..action("echo x=hunter22-long > $CDPIPE_OUTPUT") };
+    assert_eq!(place.run(&run).await.expect_err("is refused").kind, "output-secret");
+}
+
+#[tokio::test]
+async fn sources_of_secrets_are_not_inherited() {
+    let place = Place::new();
+    // Cargo sets both for this test; one of them was named as the source of a secret.
+    place
+        .script("echo ${CARGO_PKG_NAME-none} ${CARGO_PKG_VERSION-none} ${CDPIPE_OUTPUT-none}")
+        .await
+        .expect("succeeds");
+    assert_eq!(place.said(), [format!("out: none {} none", env!("CARGO_PKG_VERSION"))]);
+}
+
+/// Processes whose command line has this mark.
+fn marked(mark: &str) -> usize {
+    std::fs::read_dir("/proc")
+        .expect("/proc")
+        .filter_map(|entry| std::fs::read_to_string(entry.ok()?.path().join("cmdline")).ok())
+        .filter(|line| line.contains(mark))
+        .count()
+}
+
+#[tokio::test]
+async fn cancel_and_deadline_leave_nothing_of_the_group() {
+    for cancelled in [true, false] {
+        let mut place = Place::new();
+        place.context.deadline = Duration::from_millis(if cancelled { 60_000 } else { 250 });
+        let mark = format!("mark-{}-{cancelled}", std::process::id());
+        // A child that ends when asked, and a grandchild that does not.
+        let text = format!(
+            "trap 'echo asked; exit 1' TERM; sh -c \"trap '' TERM; sh -c 'while :; do sleep 0.05; done' {mark}\" {mark} & echo up; while :; do sleep 0.05; done # {mark}"
+        );
+        let begun = Instant::now();
+        let cancel = async {
+            tokio::time::sleep(Duration::from_millis(250)).await;
+            if cancelled {
+                let _ = place.context.cancel.0.send(true);
+            }
+        };
+        let run = action(&text);
+        let (result, ()) = tokio::join!(place.run(&run), cancel);
+        let fault = result.expect_err("is ended");
+        assert_eq!(fault.kind, if cancelled { "cancelled" } else { "timed-out" });
+        // The shell itself says on stderr that its `sleep` was ended too.
+        let mut said = place.said();
+        said.retain(|line| line.starts_with("out"));
+        assert_eq!(said, ["out: up", "out: asked"]);
+        assert!(begun.elapsed() > Duration::from_millis(500), "the grace was given");
+        assert!(begun.elapsed() < Duration::from_secs(5));
+        assert_eq!(marked(&mark), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_is_dropped_leaves_nothing_either() {
+    let place = Place::new();
+    let mark = format!("dropped-{}", std::process::id());
+    let run = action(&format!("sh -c \"trap '' TERM; while :; do sleep 0.05; done\" {mark} & wait # {mark}"));
+    let _ = tokio::time::timeout(Duration::from_millis(200), place.run(&run)).await;
+    let until = Instant::now() + Duration::from_secs(5);
+    while marked(&mark) > 0 {
+        assert!(Instant::now() < until, "something is left");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_background_process_that_holds_the_pipe_does_not_hold_the_step() {
+    let place = Place::new();
+    let begun = Instant::now();
+    place.script("sleep 5 & echo done").await.expect("succeeds");
+    assert_eq!(place.said(), ["out: done"]);
+    assert!(begun.elapsed() < Duration::from_secs(2));
+}
+
+#[tokio::test]
+async fn a_flood_of_output_is_bounded_in_memory_and_complete() {
+    let place = Place::new();
+    place
+        .script("yes 0123456789 | head -n 200000; head -c 100000 /dev/zero | tr '\\0' x")
+        .await
+        .expect("succeeds");
+    let said = place.said();
+    assert_eq!(said.iter().filter(|line| *line == "out: 0123456789").count(), 200_000);
+    assert_eq!(
+        said.iter().filter(|line| line.starts_with("out: x")).map(|line| line.len() - 5).sum::<usize>(),
+        100_000
+    );
+}
+
+#[tokio::test]
+async fn what_can_not_be_started_says_what_to_do() {
+    let place = Place::new();
+    let fault =
+        place.run(&RunAction { dir: Some("nowhere".to_owned()), ..action("true") }).await.expect_err("fails");
+    assert_eq!(fault.kind, "folder-missing");
+    let fault = place
+        .run(&RunAction { image: Some("alpine".to_owned()), ..action("true") })
+        .await
+        .expect_err("fails");
+    assert_eq!(fault.kind, "image-unsupported");
+    let fault = place
+        .run(&RunAction {
+            env: BTreeMap::from([("A".to_owned(), Value::Str("x".repeat(4 << 20)))]),
+            ..action("true")
+        })
+        .await
+        .expect_err("fails");
+    assert!(fault.message.contains("too large"), "{}", fault.message);
+}
