@@ -16,6 +16,7 @@ fn comments(text: &str) -> Vec<String> {
 }
 
 /// Checks all promises for one text that parses.
+#[allow(clippy::panic, reason = "a check of tests")]
 fn check(name: &str, text: &str) -> String {
     let once = format(text).unwrap_or_else(|errors| panic!("{name} does not parse: {errors:?}"));
     let tree = dump(&parse(SourceId(0), text).file);

@@ -373,8 +373,12 @@ impl<'t> Reader<'t, '_> {
         let count = items.len();
         let mut items = items.into_iter();
         match (items.next(), count) {
-            (Some(item), 1) if item.name.is_none() => {
-                Expr { kind: ExprKind::Paren(Box::new(item.value)), span }
+            (Some(item), 1) => {
+                let value = match item.name {
+                    Some(name) => self.equals_in_paren(&name, item.value),
+                    None => item.value,
+                };
+                Expr { kind: ExprKind::Paren(Box::new(value)), span }
             }
             (first, _) => {
                 let message = if first.is_none() {
@@ -389,6 +393,24 @@ impl<'t> Reader<'t, '_> {
                 Expr { kind: ExprKind::Error, span }
             }
         }
+    }
+
+    /// `(a = b)`: the comparison that was meant.
+    fn equals_in_paren(&mut self, name: &Pair<'t, Rule>, right: Expr) -> Expr {
+        let (start, end) = range(name);
+        let text = self.slice(start, end);
+        let at = start + text.find('=').unwrap_or(0);
+        let diagnostic = self
+            .diagnostic(codes::EQUALS, at, at + 1, "`=` sets a value; a comparison is written `==`")
+            .fix("compare with `==`", vec![self.edit(at, at + 1, "==")]);
+        self.report(diagnostic);
+        let left = text[..at - start].trim_end();
+        let left_span = self.span(start, start + left.len());
+        let left =
+            Expr { kind: ExprKind::Name(Ident { text: left.to_owned(), span: left_span }), span: left_span };
+        let span = left_span.to(right.span);
+        let kind = ExprKind::Binary(BinaryOp::Eq, self.span(at, at + 1), Box::new(left), Box::new(right));
+        Expr { kind, span }
     }
 
     fn args(&mut self, items: Vec<Item<'t>>) -> Vec<Arg> {
