@@ -32,7 +32,7 @@ pub struct Fanout {
 struct Lane {
     name: String,
     queue: Arc<Queue>,
-    done: oneshot::Receiver<()>,
+    done: tokio::sync::Mutex<oneshot::Receiver<()>>,
 }
 
 #[derive(Default)]
@@ -83,7 +83,7 @@ impl Fanout {
             serve(&exit.0, &mut reporter);
         });
         match spawned {
-            Ok(_detached) => self.lanes.push(Lane { name: name.to_owned(), queue, done }),
+            Ok(_detached) => self.lanes.push(Lane { name: name.to_owned(), queue, done: done.into() }),
             Err(error) => tracing::warn!(%error, name, "a reporter was not started"),
         }
     }
@@ -121,7 +121,7 @@ impl Fanout {
 
     /// Lets the reporters finish what waits for them, for at most so long. One that has not finished then is left behind: it can't
     /// be stopped, and the run doesn't wait for it.
-    pub async fn close(&mut self, grace: Duration) {
+    pub async fn close(&self, grace: Duration) {
         for lane in &self.lanes {
             lane.queue.state().closed = true;
             lane.queue.arrived.notify_one();
@@ -129,17 +129,16 @@ impl Fanout {
         if self.lanes.is_empty() {
             return;
         }
-        let lanes = std::mem::take(&mut self.lanes);
-        let mut left = lanes.iter().map(|lane| lane.name.clone()).collect::<Vec<_>>();
         let all = async {
-            for lane in lanes {
-                // The sender is dropped at the end of the thread; nothing is ever sent.
-                let _ = lane.done.await;
-                left.retain(|name| *name != lane.name);
+            for lane in &self.lanes {
+                // Closed at the end of the thread; nothing is ever sent, and nobody else holds it.
+                let mut done = lane.done.lock().await;
+                let _ = (&mut *done).await;
             }
         };
         if tokio::time::timeout(grace, all).await.is_err() {
-            tracing::warn!(reporters = ?left, "reporters did not finish and are left behind");
+            let left: Vec<&str> = self.lanes.iter().map(|lane| lane.name.as_str()).collect();
+            tracing::warn!(reporters = ?left, "some of these reporters did not finish and are left behind");
         }
     }
 }

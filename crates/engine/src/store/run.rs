@@ -260,12 +260,11 @@ impl RunJournal {
         &self.store
     }
 
-    /// Gives the run back, and answers when that is written, so that the next process finds it free.
+    /// Gives the run back, and answers when that is written, so that the next process finds it free. Nothing can be appended after it.
     ///
     /// # Errors
     /// If it can't be written; the next process then finds a dead owner and takes the run all the same.
-    pub async fn release(self) -> Result<(), StoreError> {
-        // The drop that follows finds nothing left to give back.
+    pub async fn release(&self) -> Result<(), StoreError> {
         self.ask(false, Work::Release).await
     }
 
