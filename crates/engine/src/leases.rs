@@ -263,7 +263,7 @@ impl Leases {
         let mut answer = Ok(());
         let node = call.step.node;
         for key in keys {
-            if !self.state().held.get(key).is_some_and(|held| held.node == node) {
+            if self.state().held.get(key).is_none_or(|held| held.node != node) {
                 continue;
             }
             let given = match key {

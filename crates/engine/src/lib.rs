@@ -28,6 +28,8 @@ mod output;
 mod perform;
 mod ports;
 mod store;
+#[cfg(test)]
+mod tests;
 mod wake;
 
 pub use act::{Ask, Verdict};

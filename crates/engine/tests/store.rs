@@ -1,5 +1,7 @@
 //! The store: what is appended is read, by one owner, and what is wrong with a state directory is said.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail as tests do")]
+
 mod common;
 
 use cdpipe_engine::{Batch, Journal, Retention, RunState, Status, Store, StoreError, Unlocked};

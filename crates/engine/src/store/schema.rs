@@ -98,8 +98,12 @@ pub(super) fn open(path: &Path, create: bool) -> Result<Connection, StoreError> 
     let conn = Connection::open_with_flags(path, flags).map_err(|error| StoreError::sqlite(path, &error))?;
     conn.busy_timeout(Duration::from_millis(BUSY_TIMEOUT_MS))
         .map_err(|error| StoreError::sqlite(path, &error))?;
-    // Look before touching anything: a file of a newer cdpipe, or of somebody else, stays as it is.
-    if !is_ready(&conn, path)? {
+    // Look before touching anything: a file of a newer cdpipe, or of somebody else, stays as it is. In one transaction, or another
+    // process could make the tables between two of the looks.
+    let look = conn.unchecked_transaction().map_err(|error| StoreError::sqlite(path, &error))?;
+    let ready = is_ready(&conn, path)?;
+    look.finish().map_err(|error| StoreError::sqlite(path, &error))?;
+    if !ready {
         make(&conn, path)?;
     }
     settle(&conn).map_err(|error| StoreError::sqlite(path, &error))?;
@@ -111,7 +115,7 @@ pub(super) fn reopen(path: &Path) -> Result<Connection, StoreError> {
     open(path, false)
 }
 
-/// Whether the tables are there; `false` for an empty file.
+/// Whether the tables are there; `false` for an empty file. Inside a transaction of the caller.
 fn is_ready(conn: &Connection, path: &Path) -> Result<bool, StoreError> {
     let number = |pragma: &str| -> Result<i64, StoreError> {
         conn.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get(0))
