@@ -9,7 +9,7 @@ use crate::measure::{MeasureRequest, Sample};
 use crate::observe::{Instance, Observation, RouteTable};
 use crate::plan::{Channel, FlagProvider, LockKey};
 use crate::release::ReleaseSpec;
-use crate::secret::SecretValue;
+use crate::secret::{SecretPart, SecretValue, base64_decode};
 use crate::service::Route;
 use crate::strategy::OldRelease;
 use crate::value::Value;
@@ -47,6 +47,29 @@ pub trait Secrets: Send + Sync {
     /// # Errors
     /// `secret-missing` if its source has none.
     fn resolve<'a>(&'a self, name: &'a str) -> PortResult<'a, SecretValue>;
+}
+
+/// The text of a value with its secrets in it, for the one place that hands it to the outside.
+///
+/// # Errors
+/// `secret-missing`, or `bad-value` if what should be base64 is not, or is not text.
+pub async fn expose(value: &Value, secrets: &dyn Secrets) -> Result<String, Fault> {
+    let Value::Secret(text) = value else { return Ok(value.to_string()) };
+    let mut out = String::new();
+    for part in &text.0 {
+        match part {
+            SecretPart::Text(plain) => out.push_str(plain),
+            SecretPart::Secret(name) => out.push_str(secrets.resolve(name).await?.expose()),
+            SecretPart::Base64(name) => {
+                let encoded = secrets.resolve(name).await?;
+                let decoded = base64_decode(encoded.expose()).and_then(|bytes| String::from_utf8(bytes).ok());
+                out.push_str(&decoded.ok_or_else(|| {
+                    Fault::new("bad-value", format!("secret `{name}` is not base64 of a text"))
+                })?);
+            }
+        }
+    }
+    Ok(out)
 }
 
 /// What every call carries.

@@ -1,32 +1,10 @@
 //! HTTP GET with a deadline and a bound on the answer.
 
-use cdpipe_model::ports::Secrets;
-use cdpipe_model::secret::{SecretPart, SecretText};
-use cdpipe_model::{Fault, Value};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// The largest answer that is read.
 pub(crate) const LARGEST_ANSWER_BYTES: usize = 16 << 20;
-
-/// The text of a value with its secrets in it, for the one place that sends it.
-pub(crate) async fn exposed(value: &Value, secrets: &dyn Secrets) -> Result<String, Fault> {
-    let Value::Secret(SecretText(parts)) = value else { return Ok(value.to_string()) };
-    let mut text = String::new();
-    for part in parts {
-        match part {
-            SecretPart::Text(plain) => text.push_str(plain),
-            SecretPart::Secret(name) => text.push_str(secrets.resolve(name).await?.expose()),
-            SecretPart::Base64(name) => {
-                return Err(Fault::new(
-                    "bad-value",
-                    format!("secret `{name}` decoded from base64 cannot stand in a request"),
-                ));
-            }
-        }
-    }
-    Ok(text)
-}
 
 /// Asks with GET and answers the body.
 pub(crate) async fn get(

@@ -17,7 +17,7 @@ mod selector;
 
 use cdpipe_model::expr::Expr;
 use cdpipe_model::measure::{MeasureRequest, Metric, MetricSource, Query, Sample};
-use cdpipe_model::ports::{BoxFuture, Call, Measurer};
+use cdpipe_model::ports::{BoxFuture, Call, Measurer, expose};
 use cdpipe_model::value::{Type, Value};
 use placeholder::Place;
 use reading::{Compiled, Found, Reading};
@@ -131,10 +131,7 @@ impl Probes {
         let mut out = BTreeMap::new();
         for (name, expr) in headers {
             let value = expr.known().ok_or_else(|| format!("header `{name}` is not known"))?;
-            out.insert(
-                name.clone(),
-                fetch::exposed(value, call.secrets).await.map_err(|fault| fault.message)?,
-            );
+            out.insert(name.clone(), expose(value, call.secrets).await.map_err(|fault| fault.message)?);
         }
         Ok(out)
     }
