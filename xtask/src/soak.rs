@@ -36,7 +36,8 @@ fn rounds(filter: &[String], time: Duration) -> Result<(), String> {
         heading(&format!("round {round}, {} of {}", duration(begin.elapsed()), duration(time)));
         let run = test::run(filter, ROUND_WITHIN, &env)?;
         if let Some(trouble) = run.trouble {
-            return Err(format!("round {round}, after {}: {trouble}", duration(begin.elapsed())));
+            let failed = run.tally.failures.join(", ");
+            return Err(format!("round {round}, after {}: {trouble}: {failed}", duration(begin.elapsed())));
         }
     }
     say(&format!("\nsoak: {round} rounds in {}, none failed", duration(begin.elapsed())));

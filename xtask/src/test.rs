@@ -27,7 +27,8 @@ pub(crate) struct Tally {
     failed: u64,
     ignored: u64,
     programs: u64,
-    failures: Vec<String>,
+    /// Names of tests that failed.
+    pub(crate) failures: Vec<String>,
     skipped: Vec<String>,
 }
 
