@@ -6,10 +6,10 @@
 //! the next request of the same connection.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::Waker;
 use std::time::Instant;
 
-use futures_util::task::AtomicWaker;
 use slab::Slab;
 
 /// How exact deadlines are.
@@ -52,7 +52,7 @@ pub(crate) enum Interrupt {
 /// One client connection as the sweeper and the control plane see it.
 #[derive(Debug, Default)]
 pub(crate) struct Conn {
-    waker: AtomicWaker,
+    waker: OnceLock<Waker>,
     deadline_ms: AtomicU64,
     /// Id of the member whose request is in flight; 0 for none.
     member: AtomicU64,
@@ -76,8 +76,8 @@ impl Conn {
     }
 
     /// To be called once, from the connection's own task, whose waker never changes.
-    pub(crate) fn register(&self, waker: &std::task::Waker) {
-        self.waker.register(waker);
+    pub(crate) fn register(&self, waker: &Waker) {
+        let _ = self.waker.set(waker.clone());
     }
 
     pub(crate) fn check(&self, shared: &Conns) -> Result<(), Interrupt> {
@@ -188,8 +188,10 @@ impl Conns {
     fn wake(&self, mut which: impl FnMut(&Conn) -> bool) {
         for worker in &self.workers {
             for (_, conn) in lock(worker).iter() {
-                if which(conn) {
-                    conn.waker.wake();
+                if which(conn)
+                    && let Some(waker) = conn.waker.get()
+                {
+                    waker.wake_by_ref();
                 }
             }
         }
