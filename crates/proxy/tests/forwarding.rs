@@ -79,7 +79,7 @@ async fn http_1_0_clients_get_what_they_understand() {
     let (proxy, listen, _instance) = with_instance().await;
     let mut raw = Raw::connect(listen).await;
     raw.send("GET /stream/3/1 HTTP/1.0\r\n\r\n").await;
-    let all = String::from_utf8(raw.to_end().await.expect("a regular end")).expect("text");
+    let all = String::from_utf8(raw.read_to_close().await.expect("a regular end")).expect("text");
     let (head, body) = all.split_once("\r\n\r\n").expect("a head");
     assert!(!head.to_lowercase().contains("transfer-encoding"), "{head}");
     assert_eq!(body, "chunk 0\nchunk 1\nchunk 2\n");
@@ -212,7 +212,7 @@ async fn trailers_and_interim_answers_arrive() {
     proxy.put(only(listen, "r1", &[instance]), 1).await;
     let mut raw = Raw::connect(listen).await;
     raw.send("GET / HTTP/1.1\r\nHost: t\r\nTE: trailers\r\nConnection: close\r\n\r\n").await;
-    let all = String::from_utf8(raw.to_end().await.expect("a regular end")).expect("text");
+    let all = String::from_utf8(raw.read_to_close().await.expect("a regular end")).expect("text");
     assert!(
         all.starts_with("HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\nHTTP/1.1 200 OK\r\n"),
         "{all}"
@@ -237,7 +237,7 @@ async fn an_upgraded_connection_carries_bytes_both_ways_and_half_closes() {
     assert_eq!((load.in_flight, load.upgraded), (1, 1));
     raw.send("last").await;
     raw.stream.shutdown().await.expect("half closed");
-    assert_eq!(raw.to_end().await.expect("a regular end"), b"last");
+    assert_eq!(raw.read_to_close().await.expect("a regular end"), b"last");
     eventually("nothing is in flight", || async {
         proxy.client.drained(whole("r1")).await.expect("answered").in_flight == 0
     })
@@ -252,7 +252,7 @@ async fn a_client_that_half_closes_still_gets_its_answer() {
     raw.send("GET /slow/100 HTTP/1.1\r\nHost: t\r\n\r\n").await;
     raw.stream.shutdown().await.expect("half closed");
     assert_eq!(raw.answer().await.text(), "r1-a");
-    assert!(raw.to_end().await.expect("a regular end").is_empty());
+    assert!(raw.read_to_close().await.expect("a regular end").is_empty());
     proxy.stop().await;
 }
 
@@ -290,7 +290,7 @@ async fn a_body_cut_short_is_never_taken_for_a_whole_one() {
         raw.send("GET / HTTP/1.1\r\nHost: t\r\n\r\n").await;
         let (status, _) = raw.head().await;
         assert_eq!(status, 200);
-        let rest = raw.to_end().await;
+        let rest = raw.read_to_close().await;
         assert!(rest.is_err() || !rest.expect("read").ends_with(b"0\r\n\r\n"));
     }
     let metrics = proxy.client.metrics().await.expect("answered");
@@ -495,14 +495,14 @@ async fn bad_requests_are_refused_without_asking_anybody() {
             (status, Some(cause)),
             "{request:?}"
         );
-        assert!(raw.to_end().await.expect("a regular end").is_empty());
+        assert!(raw.read_to_close().await.expect("a regular end").is_empty());
     }
     assert_eq!(instance.served.load(std::sync::atomic::Ordering::SeqCst), 0);
 
     let mut raw = Raw::connect(listen).await;
     raw.send("POST /echo HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhelloGARBAGE").await;
     // The instance has begun its answer, or it has not: either way the client never sees a whole one.
-    let all = raw.to_end().await.unwrap_or_default();
+    let all = raw.read_to_close().await.unwrap_or_default();
     let text = String::from_utf8_lossy(&all);
     assert!(text.starts_with("HTTP/1.1 400") || !text.ends_with("0\r\n\r\n"), "{text}");
     proxy.stop().await;
@@ -536,7 +536,7 @@ async fn a_client_that_dawdles_is_told_so() {
     // Without a request a connection is closed quietly.
     let began = Instant::now();
     let mut raw = Raw::connect(listen).await;
-    assert!(raw.to_end().await.expect("a regular end").is_empty());
+    assert!(raw.read_to_close().await.expect("a regular end").is_empty());
     assert!(began.elapsed() >= Duration::from_millis(250), "{:?}", began.elapsed());
     proxy.stop().await;
 }
@@ -557,7 +557,7 @@ async fn an_instance_that_dawdles_is_answered_for() {
     raw.send("GET /stream/2/5000 HTTP/1.1\r\nHost: t\r\n\r\n").await;
     let (status, _) = raw.head().await;
     assert_eq!(status, 200);
-    assert!(raw.to_end().await.is_err());
+    assert!(raw.read_to_close().await.is_err());
     proxy.stop().await;
 }
 

@@ -423,7 +423,7 @@ impl Raw {
     }
 
     /// Everything until the end; an error if the connection was reset.
-    pub async fn to_end(&mut self) -> std::io::Result<Vec<u8>> {
+    pub async fn read_to_close(&mut self) -> std::io::Result<Vec<u8>> {
         let read =
             tokio::time::timeout(PATIENCE, self.stream.read_to_end(&mut self.rest)).await.expect("in time");
         read.map(|_| std::mem::take(&mut self.rest))
