@@ -21,8 +21,8 @@ use crate::state;
 const LOOK_EVERY: Duration = Duration::from_millis(25);
 /// A drain is waited for in stretches of this length, so that it can be cancelled and says how far it is.
 const STRETCH_MS: u64 = 500;
-/// How long a started proxy may take until it answers.
-const START_TIMEOUT_MS: u64 = 10_000;
+/// How long a proxy may take until it answers, with what one before it may take to go (its shutdown timeout).
+const START_TIMEOUT_MS: u64 = 40_000;
 
 /// Steers traffic through the built-in proxy of one state directory, which it starts when it is needed.
 #[derive(Clone, Debug)]

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -106,6 +107,7 @@ async fn run(options: &ServeOptions) -> Result<(), ServeError> {
         plane: plane.clone(),
         keeper: Keeper::new(directory.to_owned(), plane.clone()),
         shutdown: Notify::new(),
+        stopping: AtomicBool::new(false),
     });
     let sweeper = tokio::spawn({
         let plane = plane.clone();
@@ -140,6 +142,7 @@ async fn run(options: &ServeOptions) -> Result<(), ServeError> {
         _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
         () = control.shutdown.notified() => tracing::info!("asked to stop"),
     }
+    control.stopping.store(true, Ordering::SeqCst);
     control.keeper.stop().await;
     let left = plane.drain(Duration::from_millis(options.limits.shutdown_timeout_ms)).await;
     if left > 0 {

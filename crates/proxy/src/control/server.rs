@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -38,6 +39,8 @@ pub(crate) struct Control {
     pub(crate) keeper: Keeper,
     /// Told when somebody asks the proxy to stop.
     pub(crate) shutdown: Notify,
+    /// Set at the first moment of the end, so that nobody who asks takes a proxy that goes for one that stays.
+    pub(crate) stopping: AtomicBool,
 }
 
 impl Control {
@@ -155,6 +158,7 @@ impl Control {
             }
             Call::Metrics => value(&Metrics { text: self.plane.metrics() }),
             Call::Shutdown => {
+                self.stopping.store(true, Ordering::SeqCst);
                 self.shutdown.notify_one();
                 value(&self.pong())
             }
@@ -166,7 +170,7 @@ impl Control {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             revision: self.plane.shared.routing.current().table.revision,
-            stopping: self.plane.shared.conns.stopping(),
+            stopping: self.stopping.load(Ordering::SeqCst),
         }
     }
 
@@ -234,7 +238,7 @@ impl Control {
             ("GET" | "HEAD", "/metrics") => {
                 ("200 OK", "text/plain; version=0.0.4; charset=utf-8", self.plane.metrics())
             }
-            ("GET" | "HEAD", "/healthz") if self.plane.shared.conns.stopping() => {
+            ("GET" | "HEAD", "/healthz") if self.stopping.load(Ordering::SeqCst) => {
                 ("503 Service Unavailable", "text/plain", "stopping\n".to_owned())
             }
             ("GET" | "HEAD", "/healthz") => ("200 OK", "text/plain", "ok\n".to_owned()),
