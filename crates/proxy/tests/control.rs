@@ -1,6 +1,6 @@
 //! What the control socket promises: fences, all or nothing, drains that are true, state that survives.
 
-#![allow(clippy::expect_used, reason = "helpers of tests stand outside of #[test] functions")]
+#![allow(clippy::expect_used, clippy::panic, reason = "helpers of tests stand outside of #[test] functions")]
 
 mod support;
 
@@ -126,8 +126,7 @@ async fn a_port_in_use_leaves_the_old_table_in_force_and_binds_nothing() {
     proxy.put(only(listen, "r1", &[instance.address]), 1).await;
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
     let (free, taken_address) = (free_address(), taken.local_addr().expect("bound"));
-    let mut tables =
-        vec![only(free, "r2", &[instance.address]), only(taken_address, "r2", &[instance.address])];
+    let mut tables = [only(free, "r2", &[instance.address]), only(taken_address, "r2", &[instance.address])];
     tables[1].route.service = "other".into();
     let puts = tables
         .iter()
