@@ -98,11 +98,19 @@ impl Patched {
     }
 }
 
+/// What to do to the text.
+#[derive(Clone, Copy)]
+enum Change {
+    /// Put this in.
+    Supply(&'static str),
+    /// Put this in place of the one byte that stands there.
+    Replace(&'static str),
+}
+
 /// Where to supply a bracket, and what to say of it.
 struct Repair {
     at: usize,
-    /// What to put in there; None to blank out the byte that stands there.
-    text: Option<&'static str>,
+    change: Change,
     diagnostic: Diagnostic,
     /// Other messages about this range of the original only follow from it.
     explains: Span,
@@ -164,9 +172,9 @@ fn supply(
     budget: &mut usize,
 ) -> bool {
     let before = (patched.text.clone(), patched.inserted.clone());
-    match repair.text {
-        Some(supplied) => patched.insert(repair.at, supplied),
-        None => patched.text.replace_range(repair.at..repair.at + 1, " "),
+    match repair.change {
+        Change::Supply(supplied) => patched.insert(repair.at, supplied),
+        Change::Replace(other) => patched.text.replace_range(repair.at..repair.at + 1, other),
     }
     *budget = budget.saturating_sub(patched.text.len());
     let after = read(&patched.text, &patched.place());
@@ -311,7 +319,7 @@ fn block_opener(patched: &Patched) -> Option<Repair> {
                 vec![Edit { span: shown.shrink_to_end(), replacement: quote.to_owned() }],
             );
             let text = if quote == "'" { "'" } else { "\"" };
-            return Some(Repair { at: end, text: Some(text), diagnostic, explains: shown });
+            return Some(Repair { at: end, change: Change::Supply(text), diagnostic, explains: shown });
         }
     }
     None
@@ -365,6 +373,9 @@ fn close_small(
             break;
         }
     }
+    if let Some(repair) = wrong_closer(patched, open, stop, best.map_or(usize::MAX, |(weight, _)| weight)) {
+        return repair;
+    }
     let at = best.map_or(stop, |(_, at)| at);
     let supplied = if at == patched.line_start(at) { closer_and_line } else { closer };
     let point = if supplied.len() == 1 { at } else { patched.content_before(at) };
@@ -374,17 +385,30 @@ fn close_small(
             .label(format!("expected `{closer}`"))
             .also(patched.span(open, open + 1), format!("this `{name}` is open"))
             .help(format!("close it with `{closer}`"));
-    let wrong = text.as_bytes().get(stop).copied().filter(|byte| matches!(byte, b')' | b']') && stop == at);
-    if let Some(wrong) = wrong {
-        diagnostic.message = format!("this `{name}` is closed with `{}`", char::from(wrong));
-    } else {
-        diagnostic = diagnostic.suggestion(
-            format!("add the `{closer}`"),
-            vec![Edit { span: shown, replacement: closer.to_owned() }],
-        );
-    }
+    diagnostic = diagnostic.suggestion(
+        format!("add the `{closer}`"),
+        vec![Edit { span: shown, replacement: closer.to_owned() }],
+    );
     let explains = patched.span(open, patched.line_end(point));
-    Repair { at, text: Some(supplied), diagnostic, explains }
+    Repair { at, change: Change::Supply(supplied), diagnostic, explains }
+}
+
+/// `(a]`: the closer at `stop` is of the other kind, and nothing is open that it could close.
+fn wrong_closer(patched: &Patched, open: usize, stop: usize, supplying: usize) -> Option<Repair> {
+    let wrong = patched.text.as_bytes().get(stop).copied().filter(|byte| matches!(byte, b')' | b']'))?;
+    let (name, closer) = if patched.text.as_bytes()[open] == b'(' { ("(", ")") } else { ("[", "]") };
+    let mut trial = patched.text.clone();
+    trial.replace_range(stop..stop + 1, closer);
+    let left = weight(&read(&trial, &Place { source: patched.source, base: 0, inserted: &[] }));
+    let shown = patched.span(stop, stop + 1);
+    let message = format!("this `{name}` is closed with `{}`", char::from(wrong));
+    let diagnostic = Diagnostic::new(codes::UNCLOSED_BRACKET, shown, message)
+        .label(format!("expected `{closer}`"))
+        .also(patched.span(open, open + 1), format!("this `{name}` is open"))
+        .help(format!("close it with `{closer}`"))
+        .suggestion(format!("write `{closer}`"), vec![Edit { span: shown, replacement: closer.to_owned() }]);
+    let explains = patched.span(open, patched.line_end(stop));
+    (left < supplying).then_some(Repair { at: stop, change: Change::Replace(closer), diagnostic, explains })
 }
 
 /// The first line after that of the opener which is level with it or left of it.
@@ -578,7 +602,12 @@ fn close_brace(patched: &Patched, opener: Opener, before: usize) -> Repair {
         .also(patched.span(opener.at, opener.at + 1), "this `{` is open")
         .help("close it with `}`; where it belongs is told from the indentation")
         .suggestion("add the `}`", vec![Edit { span: shown, replacement }]);
-    Repair { at: before, text: Some(if at_end { "\n}\n" } else { "}\n" }), diagnostic, explains: shown }
+    Repair {
+        at: before,
+        change: Change::Supply(if at_end { "\n}\n" } else { "}\n" }),
+        diagnostic,
+        explains: shown,
+    }
 }
 
 /// The `}` at `close` has no partner: supplies a `{` at the end of the line whose body it ends by its indentation, or where it
@@ -605,13 +634,13 @@ fn open_brace(patched: &Patched, close: usize, budget: &mut usize) -> Repair {
                 .also(shown, "this `}` closes nothing")
                 .help("a body opens with `{` on the line of its keyword")
                 .suggestion("add the `{`", vec![Edit { span: point, replacement: " {".to_owned() }]);
-        return Repair { at, text: Some("{"), diagnostic, explains: point };
+        return Repair { at, change: Change::Supply("{"), diagnostic, explains: point };
     }
     let diagnostic = Diagnostic::new(codes::STRAY_BRACKET, shown, "this `}` closes nothing")
         .label("no `{` is open here")
         .help("delete it, or add the `{` that it was meant to close")
         .suggestion("delete it", vec![Edit { span: shown, replacement: String::new() }]);
-    Repair { at: close, text: None, diagnostic, explains: shown }
+    Repair { at: close, change: Change::Replace(" "), diagnostic, explains: shown }
 }
 
 /// The nearest line above `line` that is level with it and opens no body, with only deeper lines between.
@@ -777,7 +806,7 @@ fn open_small(
                 format!("add the `{opener}`"),
                 vec![Edit { span: point, replacement: opener.to_owned() }],
             );
-    Some((Repair { at, text: Some(opener), diagnostic, explains }, left))
+    Some((Repair { at, change: Change::Supply(opener), diagnostic, explains }, left))
 }
 
 fn shorten(text: &str) -> String {

@@ -294,7 +294,7 @@ impl<'t> Reader<'t, '_> {
     ) -> Diagnostic {
         let text = self.slice(from, to);
         if matches!(text, ")" | "]") {
-            self.out.unbalanced.push(Unbalanced::Close { at: from });
+            // Counted as unbalanced when what is left of the entry is skipped.
             self.broken = true;
             return self.unexpected(from, to);
         }

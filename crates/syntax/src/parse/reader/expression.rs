@@ -258,6 +258,11 @@ impl<'t> Reader<'t, '_> {
             diagnostic.help("a list is written in brackets: `[a, b]`")
         } else if let Some(word) = reserved_word(rest) {
             diagnostic.help(format!("`{word}` is a word of the language and no value; in quotes it is text"))
+        } else if rest.starts_with(['@', '/', '\\', '*', '~', '&', '|', '^', '.']) {
+            diagnostic.help("text with such a sign is put in quotes")
+        } else if rest.starts_with('$') {
+            diagnostic
+                .help("a value is named without `$`; `${…}` stands only inside of double-quoted strings")
         } else {
             diagnostic.help("write a value, such as `5m`, `10%`, `\"text\"`, a name, a list `[a, b]` or a map `{ key = value }`")
         };
@@ -680,7 +685,9 @@ impl<'t> Reader<'t, '_> {
         let text = self.slice(from, to);
         if text == "%" {
             let number = self.slice(from.saturating_sub(1), from).starts_with([' ', '\t']);
-            if number && left.end < self.span(from, from).start {
+            let rest = self.text.get(to..).unwrap_or("").trim_start_matches([' ', '\t', '\r']);
+            let last = rest.is_empty() || rest.starts_with(['\n', ',', ';', '}', ')', ']', '#']);
+            if number && last && left.end < self.span(from, from).start {
                 let gap = Span { start: left.end, end: self.span(from, from).start, ..left };
                 return self
                     .diagnostic(codes::BAD_LITERAL, from, to, "a blank stands before this `%`")
@@ -695,7 +702,8 @@ impl<'t> Reader<'t, '_> {
             format!("`{text}` is not an operator of cdpipe"),
         );
         diagnostic.help(match text {
-            "->" | "=>" => "values are set with `=`, and words such as `to` are written out",
+            "=>" => "to compare, write `>=`; values are set with `=`",
+            "->" => "values are set with `=`, and words such as `to` are written out",
             ".." => "there are no ranges; write a list, such as `[1, 2, 3]`",
             "//" | "/*" => "a path or an address is text and needs quotes; a comment begins with `#`",
             "??" => "there is no null: a parameter has a default instead",
