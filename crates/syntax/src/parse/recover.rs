@@ -810,7 +810,8 @@ fn open_small(
 }
 
 fn shorten(text: &str) -> String {
-    let cut: String = text.chars().take(40).collect();
+    let line = text.lines().next().unwrap_or("").trim_end();
+    let cut: String = line.chars().take(40).collect();
     if cut.len() < text.len() { format!("{}…", cut.trim_end()) } else { cut }
 }
 

@@ -67,7 +67,7 @@ impl<'t> Reader<'t, '_> {
         let Some(first) = self.operand(&mut inner, start, &mut flat.weight) else {
             return self.error(start, end);
         };
-        if inner.peek().is_none() && first.prefixes.is_empty() {
+        if flat.weight <= MAX_OPERATORS && inner.peek().is_none() && first.prefixes.is_empty() {
             return first.expr;
         }
         let mut last_end = first.expr.span;
