@@ -20,8 +20,46 @@ impl Random {
 }
 
 const BITS: [&str; 40] = [
-    "{", "}", "[", "]", "(", ")", "\"", "'", "\"\"\"", "'''", "${", "$${", "#", "//", "/*", "\n", "\r\n", ";", ",", "=", "==", ":",
-    "and ", " not ", "if ", " then ", " else ", "in ", "matches ", "-", " - ", "5m", "5min", "%", "\\", "“", "é", "\u{a0}", "?", "stage x {",
+    "{",
+    "}",
+    "[",
+    "]",
+    "(",
+    ")",
+    "\"",
+    "'",
+    "\"\"\"",
+    "'''",
+    "${",
+    "$${",
+    "#",
+    "//",
+    "/*",
+    "\n",
+    "\r\n",
+    ";",
+    ",",
+    "=",
+    "==",
+    ":",
+    "and ",
+    " not ",
+    "if ",
+    " then ",
+    " else ",
+    "in ",
+    "matches ",
+    "-",
+    " - ",
+    "5m",
+    "5min",
+    "%",
+    "\\",
+    "“",
+    "é",
+    "\u{a0}",
+    "?",
+    "stage x {",
 ];
 
 /// A text changed in a few places.
@@ -64,11 +102,22 @@ fn check(text: &str, parsed: &Parsed) {
     assert!(parsed.diagnostics.len() <= MAX_DIAGNOSTICS + 1);
     for diagnostic in &parsed.diagnostics {
         let edits = diagnostic.fix.iter().flat_map(|fix| fix.edits.iter().map(|edit| edit.span));
-        let spans = [diagnostic.primary.span].into_iter().chain(diagnostic.secondary.iter().map(|label| label.span)).chain(edits);
+        let spans = [diagnostic.primary.span]
+            .into_iter()
+            .chain(diagnostic.secondary.iter().map(|label| label.span))
+            .chain(edits);
         for span in spans {
-            assert!(text.get(span.range()).is_some(), "{span:?} of {} cuts a letter or lies outside\n{text}", diagnostic.message);
+            assert!(
+                text.get(span.range()).is_some(),
+                "{span:?} of {} cuts a letter or lies outside\n{text}",
+                diagnostic.message
+            );
         }
-        assert!(!diagnostic.message.contains('\n') && !diagnostic.message.ends_with('.'), "{}", diagnostic.message);
+        assert!(
+            !diagnostic.message.contains('\n') && !diagnostic.message.ends_with('.'),
+            "{}",
+            diagnostic.message
+        );
     }
     for span in &parsed.file.comments {
         assert!(text[span.range()].starts_with('#'), "{span:?}\n{text}");
@@ -115,7 +164,10 @@ fn a_hundred_thousand_open_brackets_give_one_clear_error() {
         assert_eq!(shown(&text), ["CD0121"], "{bracket}");
     }
     // What stands in another statement is read all the same.
-    let text = format!("stage a {{\n  timeout = 5min\n}}\n\nstage b {{\n  x = {}\n}}\n\nstage c {{\n  y = 3apples\n}}\n", "[".repeat(500));
+    let text = format!(
+        "stage a {{\n  timeout = 5min\n}}\n\nstage b {{\n  x = {}\n}}\n\nstage c {{\n  y = 3apples\n}}\n",
+        "[".repeat(500)
+    );
     assert_eq!(shown(&text), ["CD0106", "CD0121", "CD0106"]);
 }
 
@@ -146,7 +198,8 @@ fn chains_are_bounded_too() {
 #[test]
 fn noise_ends_soon_with_a_bounded_answer() {
     let mut random = Random(7);
-    let alphabet: Vec<char> = "abcdefgxyz0123456789 \n\t{}[]()\"'$#=:;,.+-*/<>!&|%\\@^~`é“\u{a0}".chars().collect();
+    let alphabet: Vec<char> =
+        "abcdefgxyz0123456789 \n\t{}[]()\"'$#=:;,.+-*/<>!&|%\\@^~`é“\u{a0}".chars().collect();
     let noise: String = (0..3_000_000).map(|_| alphabet[random.below(alphabet.len())]).collect();
     let flat: String = noise.chars().filter(|letter| !matches!(letter, '{' | '[' | '(')).collect();
     let words = "foo bar baz ".repeat(400_000);
@@ -161,10 +214,61 @@ fn noise_ends_soon_with_a_bounded_answer() {
 #[test]
 fn odd_ends_and_starts() {
     for text in [
-        "", "\u{feff}", "\u{feff}stage a {}", "\n", "\r\n", "#", "# c", "x", "x =", "x = ", "x {", "x = [", "x = (", "\"", "'", "\"\"\"", "'''",
-        "x = \"${", "x = \"${a", "x = \"$", "x = \"\\", "x = \"\"\"\n", "x = '''\n'''", "}", ")", "]", ";", ",", "=", ":", ".", "-", "?",
-        "x = a?", "x = if", "x = a.", "x = a[", "x = f(", "x: ", "x: list(", "x in", "x matches", "stage x for y in", "\u{0}", "x = “",
-        "x = \"\"\"a\"\"\"", "/*", "//", "/* */ x", "x = 5 // c", "{", "{}", "{ }", "\r", "x\r= 1\r",
+        "",
+        "\u{feff}",
+        "\u{feff}stage a {}",
+        "\n",
+        "\r\n",
+        "#",
+        "# c",
+        "x",
+        "x =",
+        "x = ",
+        "x {",
+        "x = [",
+        "x = (",
+        "\"",
+        "'",
+        "\"\"\"",
+        "'''",
+        "x = \"${",
+        "x = \"${a",
+        "x = \"$",
+        "x = \"\\",
+        "x = \"\"\"\n",
+        "x = '''\n'''",
+        "}",
+        ")",
+        "]",
+        ";",
+        ",",
+        "=",
+        ":",
+        ".",
+        "-",
+        "?",
+        "x = a?",
+        "x = if",
+        "x = a.",
+        "x = a[",
+        "x = f(",
+        "x: ",
+        "x: list(",
+        "x in",
+        "x matches",
+        "stage x for y in",
+        "\u{0}",
+        "x = “",
+        "x = \"\"\"a\"\"\"",
+        "/*",
+        "//",
+        "/* */ x",
+        "x = 5 // c",
+        "{",
+        "{}",
+        "{ }",
+        "\r",
+        "x\r= 1\r",
     ] {
         let parsed = parse(SourceId(0), text);
         check(text, &parsed);
