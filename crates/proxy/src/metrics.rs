@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use cdpipe_model::observe::Role;
 
+use crate::control::protocol::ReleaseLoad;
+
 /// Upper bounds of the latency buckets in microseconds. From half a millisecond to half a minute, about three a decade.
 const BUCKETS_US: [u64; 16] = [
     500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
@@ -66,28 +68,31 @@ struct Shard {
     aborted: AtomicU64,
 }
 
-/// The counters of one release of one service in one role.
-pub(crate) struct ReleaseStats {
+/// Whose counters they are.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct StatsKey {
     pub(crate) service: String,
+    /// As [`crate::table::route_name`] calls it.
+    pub(crate) route: String,
     pub(crate) release: String,
     pub(crate) role: Role,
+}
+
+/// The counters of one release of one route in one role.
+pub(crate) struct ReleaseStats {
+    pub(crate) key: StatsKey,
     shards: Box<[Shard]>,
 }
 
 impl std::fmt::Debug for ReleaseStats {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "ReleaseStats({} {} {})", self.service, self.release, self.role.as_str())
+        f.debug_tuple("ReleaseStats").field(&self.key).finish_non_exhaustive()
     }
 }
 
 impl ReleaseStats {
-    pub(crate) fn new(service: &str, release: &str, role: Role, workers: usize) -> ReleaseStats {
-        ReleaseStats {
-            service: service.to_owned(),
-            release: release.to_owned(),
-            role,
-            shards: (0..workers.max(1)).map(|_| Shard::default()).collect(),
-        }
+    pub(crate) fn new(key: StatsKey, workers: usize) -> ReleaseStats {
+        ReleaseStats { key, shards: (0..workers.max(1)).map(|_| Shard::default()).collect() }
     }
 
     fn shard(&self, worker: usize) -> &Shard {
@@ -139,8 +144,11 @@ pub(crate) struct Overview<'a> {
     pub(crate) connections_refused: u64,
     /// Answers the proxy gave by itself, by cause.
     pub(crate) errors: &'a [(&'static str, u64)],
-    /// Service, release, role word, requests in flight, upgraded connections among them.
-    pub(crate) in_flight: &'a [(String, String, &'static str, u64, u64)],
+    pub(crate) loads: &'a [ReleaseLoad],
+}
+
+fn labels_of(service: &str, route: &str, release: &str, role: &str) -> String {
+    format!("service=\"{service}\",route=\"{route}\",release=\"{release}\",role=\"{role}\"")
 }
 
 fn seconds(us: u64) -> String {
@@ -157,9 +165,8 @@ pub(crate) fn render(overview: &Overview<'_>, releases: &[std::sync::Arc<Release
     let head = |text: &mut String, name: &str, kind: &str, help: &str| {
         let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
     };
-    let labels = |s: &ReleaseStats| {
-        format!("service=\"{}\",release=\"{}\",role=\"{}\"", s.service, s.release, s.role.as_str())
-    };
+    let labels =
+        |s: &ReleaseStats| labels_of(&s.key.service, &s.key.route, &s.key.release, s.key.role.as_str());
 
     head(
         &mut text,
@@ -231,18 +238,14 @@ pub(crate) fn render(overview: &Overview<'_>, releases: &[std::sync::Arc<Release
         }
     }
     head(&mut text, "cdpipe_proxy_in_flight", "gauge", "Requests in flight, upgraded connections included.");
-    for (service, release, role, requests, _) in overview.in_flight {
-        let _ = writeln!(
-            text,
-            "cdpipe_proxy_in_flight{{service=\"{service}\",release=\"{release}\",role=\"{role}\"}} {requests}"
-        );
+    for load in overview.loads {
+        let labels = labels_of(&load.service, &load.route, &load.release, &load.role);
+        let _ = writeln!(text, "cdpipe_proxy_in_flight{{{labels}}} {}", load.in_flight);
     }
     head(&mut text, "cdpipe_proxy_upgraded", "gauge", "Upgraded connections in flight.");
-    for (service, release, role, _, upgraded) in overview.in_flight {
-        let _ = writeln!(
-            text,
-            "cdpipe_proxy_upgraded{{service=\"{service}\",release=\"{release}\",role=\"{role}\"}} {upgraded}"
-        );
+    for load in overview.loads {
+        let labels = labels_of(&load.service, &load.route, &load.release, &load.role);
+        let _ = writeln!(text, "cdpipe_proxy_upgraded{{{labels}}} {}", load.upgraded);
     }
     head(&mut text, "cdpipe_proxy_errors_total", "counter", "Answers the proxy gave by itself, by cause.");
     for (cause, count) in overview.errors {
@@ -271,7 +274,15 @@ mod tests {
 
     #[test]
     fn counts_are_summed_over_workers_and_buckets_are_cumulative() {
-        let stats = ReleaseStats::new("web", "r1", Role::Candidate, 2);
+        let stats = ReleaseStats::new(
+            StatsKey {
+                service: "web".into(),
+                route: "127.0.0.1:80".into(),
+                release: "r1".into(),
+                role: Role::Candidate,
+            },
+            2,
+        );
         stats.finished(0, Code::of_status(200), Some(400), 600);
         stats.finished(1, Code::of_status(502), None, 70_000_000);
         let text = render(
@@ -281,20 +292,27 @@ mod tests {
                 connections_total: 2,
                 connections_refused: 0,
                 errors: &[("no_route", 4)],
-                in_flight: &[("web".into(), "r1".into(), "candidate", 5, 1)],
+                loads: &[ReleaseLoad {
+                    service: "web".into(),
+                    route: "127.0.0.1:80".into(),
+                    release: "r1".into(),
+                    role: "candidate".into(),
+                    in_flight: 5,
+                    upgraded: 1,
+                }],
             },
             &[Arc::new(stats)],
         );
         for line in [
-            r#"cdpipe_proxy_requests_total{service="web",release="r1",role="candidate",code="2xx"} 1"#,
-            r#"cdpipe_proxy_requests_total{service="web",release="r1",role="candidate",code="5xx"} 1"#,
-            r#"cdpipe_proxy_request_duration_seconds_bucket{service="web",release="r1",role="candidate",le="0.0005"} 0"#,
-            r#"cdpipe_proxy_request_duration_seconds_bucket{service="web",release="r1",role="candidate",le="0.001"} 1"#,
-            r#"cdpipe_proxy_request_duration_seconds_bucket{service="web",release="r1",role="candidate",le="60"} 1"#,
-            r#"cdpipe_proxy_request_duration_seconds_bucket{service="web",release="r1",role="candidate",le="+Inf"} 2"#,
-            r#"cdpipe_proxy_request_duration_seconds_sum{service="web",release="r1",role="candidate"} 70.0006"#,
-            r#"cdpipe_proxy_response_head_seconds_count{service="web",release="r1",role="candidate"} 1"#,
-            r#"cdpipe_proxy_in_flight{service="web",release="r1",role="candidate"} 5"#,
+            r#"cdpipe_proxy_requests_total{service="web",route="127.0.0.1:80",release="r1",role="candidate",code="2xx"} 1"#,
+            r#"cdpipe_proxy_requests_total{service="web",route="127.0.0.1:80",release="r1",role="candidate",code="5xx"} 1"#,
+            r#"cdpipe_proxy_request_duration_seconds_bucket{service="web",route="127.0.0.1:80",release="r1",role="candidate",le="0.0005"} 0"#,
+            r#"cdpipe_proxy_request_duration_seconds_bucket{service="web",route="127.0.0.1:80",release="r1",role="candidate",le="0.001"} 1"#,
+            r#"cdpipe_proxy_request_duration_seconds_bucket{service="web",route="127.0.0.1:80",release="r1",role="candidate",le="60"} 1"#,
+            r#"cdpipe_proxy_request_duration_seconds_bucket{service="web",route="127.0.0.1:80",release="r1",role="candidate",le="+Inf"} 2"#,
+            r#"cdpipe_proxy_request_duration_seconds_sum{service="web",route="127.0.0.1:80",release="r1",role="candidate"} 70.0006"#,
+            r#"cdpipe_proxy_response_head_seconds_count{service="web",route="127.0.0.1:80",release="r1",role="candidate"} 1"#,
+            r#"cdpipe_proxy_in_flight{service="web",route="127.0.0.1:80",release="r1",role="candidate"} 5"#,
             r#"cdpipe_proxy_errors_total{cause="no_route"} 4"#,
             "cdpipe_proxy_table_revision 3",
         ] {

@@ -1,6 +1,6 @@
 //! The data plane as a whole: worker threads, listeners, and what outlives a table (members and their counters).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use cdpipe_model::observe::Role;
+use cdpipe_model::service::Route;
 use futures_util::FutureExt;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use tokio::net::{TcpListener, TcpStream};
@@ -18,10 +19,11 @@ use crate::answer::{Cause, Causes, OwnAnswer};
 use crate::buffer::BufferStore;
 use crate::connection::{self, Shared, Worker};
 use crate::conns::Conns;
+use crate::control::protocol::{ReleaseLoad, Selection};
 use crate::metrics::{self, Overview, ReleaseStats};
 use crate::options::ServeOptions;
 use crate::routing::{Live, Routing};
-use crate::table::ProxyTable;
+use crate::table::{ProxyTable, route_name};
 use crate::upstream::{Member, MemberKey};
 
 /// Connections the kernel holds for us between two accepts.
@@ -68,7 +70,7 @@ impl Plane {
         let empty = Live::new(
             ProxyTable::default(),
             |key| Arc::new(Member::new(key, count)),
-            |service, release, role| Arc::new(ReleaseStats::new(service, release, role, count)),
+            |key| Arc::new(ReleaseStats::new(key, count)),
         );
         let nanos =
             std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
@@ -107,12 +109,10 @@ impl Plane {
                 named.insert(key.clone());
                 members.entry(key.clone()).or_insert_with(|| Arc::new(Member::new(key, count))).clone()
             },
-            |service, release, role| {
-                counted.insert((service.to_owned(), release.to_owned(), role));
-                let found =
-                    stats.iter().find(|s| s.service == service && s.release == release && s.role == role);
-                found.cloned().unwrap_or_else(|| {
-                    let fresh = Arc::new(ReleaseStats::new(service, release, role, count));
+            |key| {
+                counted.insert(key.clone());
+                stats.iter().find(|s| s.key == key).cloned().unwrap_or_else(|| {
+                    let fresh = Arc::new(ReleaseStats::new(key, count));
                     stats.push(fresh.clone());
                     fresh
                 })
@@ -131,7 +131,7 @@ impl Plane {
             member.set_retired(true);
             member.in_flight() > 0
         });
-        let is_old = |s: &ReleaseStats| !counted.contains(&(s.service.clone(), s.release.clone(), s.role));
+        let is_old = |s: &ReleaseStats| !counted.contains(&s.key);
         let mut surplus = stats.iter().filter(|s| is_old(s)).count().saturating_sub(MAX_OLD_STATS);
         stats.retain(|s| {
             let drop = surplus > 0 && is_old(s);
@@ -140,19 +140,16 @@ impl Plane {
         });
     }
 
-    /// What is in flight on a release, or on these instances of it; and the ids of those members.
-    pub(crate) fn load(
-        &self,
-        service: &str,
-        release: &str,
-        instances: Option<&[String]>,
-    ) -> (Load, Vec<u64>) {
+    /// What is in flight on what is selected; and the ids of those members.
+    pub(crate) fn load(&self, what: &Selection) -> (Load, Vec<u64>) {
         let mut load = Load::default();
         let mut ids = Vec::new();
+        let route = what.route.as_ref().map(route_name);
         for (key, member) in &self.registry().members {
-            if key.service == service
-                && key.release == release
-                && instances.is_none_or(|wanted| wanted.contains(&key.instance))
+            if key.service == what.service
+                && key.release == what.release
+                && route.as_ref().is_none_or(|route| key.route == *route)
+                && what.covers(&key.instance)
             {
                 load.in_flight += member.in_flight() as u64;
                 load.upgraded += member.upgraded() as u64;
@@ -162,32 +159,37 @@ impl Plane {
         (load, ids)
     }
 
-    /// In flight by service and release, with the role the table gives it.
-    pub(crate) fn loads(&self) -> Vec<(String, String, &'static str, u64, u64)> {
+    /// In flight by service, route and release, with the role the table gives it.
+    pub(crate) fn loads(&self) -> Vec<ReleaseLoad> {
         let live = self.shared.routing.current();
-        let mut sums: HashMap<(String, String), Load> = HashMap::new();
+        let mut sums: BTreeMap<(String, String, String), Load> = BTreeMap::new();
         for (key, member) in &self.registry().members {
-            let sum = sums.entry((key.service.clone(), key.release.clone())).or_default();
+            let sum = sums.entry((key.service.clone(), key.route.clone(), key.release.clone())).or_default();
             sum.in_flight += member.in_flight() as u64;
             sum.upgraded += member.upgraded() as u64;
         }
-        let mut all: Vec<_> = sums
-            .into_iter()
-            .map(|((service, release), load)| {
-                let role = live.role_of(&service, &release).map_or("retired", Role::as_str);
-                (service, release, role, load.in_flight, load.upgraded)
+        sums.into_iter()
+            .map(|((service, route, release), load)| {
+                let role =
+                    live.role_of(&service, &route, &release).map_or("retired", Role::as_str).to_owned();
+                ReleaseLoad {
+                    service,
+                    route,
+                    release,
+                    role,
+                    in_flight: load.in_flight,
+                    upgraded: load.upgraded,
+                }
             })
-            .collect();
-        all.sort();
-        all
+            .collect()
     }
 
     pub(crate) fn metrics(&self) -> String {
         let conns = &self.shared.conns;
-        let in_flight = self.loads();
+        let loads = self.loads();
         let errors = self.shared.causes.all();
         let mut stats = self.registry().stats.clone();
-        stats.sort_by(|a, b| (&a.service, &a.release, a.role).cmp(&(&b.service, &b.release, b.role)));
+        stats.sort_by(|a, b| a.key.cmp(&b.key));
         metrics::render(
             &Overview {
                 revision: self.shared.routing.current().table.revision,
@@ -195,7 +197,7 @@ impl Plane {
                 connections_total: conns.accepted(),
                 connections_refused: conns.refused(),
                 errors: &errors,
-                in_flight: &in_flight,
+                loads: &loads,
             },
             &stats,
         )
@@ -287,15 +289,16 @@ impl Plane {
         }
     }
 
-    /// Requests that ended on each release of a service, once for each role it had.
-    pub(crate) fn requests(&self, service: &str) -> Vec<(String, u64)> {
-        let registry = self.registry();
-        registry
-            .stats
-            .iter()
-            .filter(|s| s.service == service)
-            .map(|s| (s.release.clone(), s.requests()))
-            .collect()
+    /// Requests that ended on each release of a service, or of one route to it, in all roles.
+    pub(crate) fn requests(&self, service: &str, route: Option<&Route>) -> BTreeMap<String, u64> {
+        let route = route.map(route_name);
+        let mut sums = BTreeMap::new();
+        for stats in &self.registry().stats {
+            if stats.key.service == service && route.as_ref().is_none_or(|route| stats.key.route == *route) {
+                *sums.entry(stats.key.release.clone()).or_default() += stats.requests();
+            }
+        }
+        sums
     }
 }
 

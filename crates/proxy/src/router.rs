@@ -123,6 +123,7 @@ impl Router for ProxyRouter {
             };
             let what = Selection {
                 service: route.service.as_str().to_owned(),
+                route: Some(route.clone()),
                 release: release.as_str().to_owned(),
                 instances: (!instances.is_empty())
                     .then(|| instances.iter().map(|instance| instance.id.as_str().to_owned()).collect()),
@@ -184,7 +185,7 @@ impl Router for ProxyRouter {
         route: &'a Route,
     ) -> PortResult<'a, Option<BTreeMap<ReleaseId, u64>>> {
         Box::pin(bounded(call, async move {
-            match self.client().requests(route.service.as_str()).await {
+            match self.client().requests(route.service.as_str(), Some(route)).await {
                 Ok(requests) => Ok(Some(
                     requests.releases.into_iter().map(|(id, count)| (ReleaseId(id), count)).collect(),
                 )),

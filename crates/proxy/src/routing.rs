@@ -13,9 +13,10 @@ use cdpipe_model::observe::{Role, RouteEntry, RouteRule, RouteTable};
 use cdpipe_model::service::Route;
 use cdpipe_model::strategy::{RouteMatch, Sticky};
 
+use crate::control::protocol::Selection;
 use crate::http1::request::Facts;
-use crate::metrics::ReleaseStats;
-use crate::table::{ProxyTable, listen_address, member_address, normal_prefix};
+use crate::metrics::{ReleaseStats, StatsKey};
+use crate::table::{ProxyTable, listen_address, member_address, normal_prefix, route_name};
 use crate::upstream::{Member, MemberKey};
 use crate::weights::{BUCKETS, Schedule, bucket_of_address, owner_of_bucket};
 
@@ -177,7 +178,7 @@ impl Live {
     pub(crate) fn new(
         table: ProxyTable,
         mut member: impl FnMut(MemberKey) -> Arc<Member>,
-        mut stats: impl FnMut(&str, &str, Role) -> Arc<ReleaseStats>,
+        mut stats: impl FnMut(StatsKey) -> Arc<ReleaseStats>,
     ) -> Live {
         let mut listeners: Vec<(SocketAddr, ListenerRoutes)> = Vec::new();
         for RouteTable { route, entries, rules, sticky } in table.routes.iter().map(|fenced| &fenced.table) {
@@ -220,37 +221,37 @@ impl Live {
         routes.any.iter().find(|route| route.covers(facts.path))
     }
 
-    /// Whether the table can still send a request to this release, or to one of these instances of it.
-    pub(crate) fn routes_to(&self, service: &str, release: &str, instances: Option<&[String]>) -> bool {
+    /// Whether the table can still send a request to what is selected.
+    pub(crate) fn routes_to(&self, what: &Selection) -> bool {
+        self.tables(&what.service, what.route.as_ref().map(route_name).as_deref()).any(|table| {
+            table.entries.iter().filter(|entry| entry.release.as_str() == what.release).any(|entry| {
+                let routed =
+                    entry.weight_bp > 0 || table.rules.iter().any(|rule| rule.release == entry.release);
+                let selected = |member: &cdpipe_model::observe::Member| what.covers(member.instance.as_str());
+                routed && (what.instances.is_none() || entry.members.iter().any(selected))
+            })
+        })
+    }
+
+    /// The role the table gives a release of a route.
+    pub(crate) fn role_of(&self, service: &str, route: &str, release: &str) -> Option<Role> {
+        self.tables(service, Some(route))
+            .flat_map(|table| &table.entries)
+            .find(|entry| entry.release.as_str() == release)
+            .map(|entry| entry.role)
+    }
+
+    fn tables<'a>(
+        &'a self,
+        service: &'a str,
+        route: Option<&'a str>,
+    ) -> impl Iterator<Item = &'a RouteTable> {
         self.table
             .routes
             .iter()
             .map(|fenced| &fenced.table)
-            .filter(|table| table.service().as_str() == service)
-            .any(|table| {
-                table.entries.iter().filter(|entry| entry.release.as_str() == release).any(|entry| {
-                    let routed =
-                        entry.weight_bp > 0 || table.rules.iter().any(|rule| rule.release == entry.release);
-                    routed
-                        && instances.is_none_or(|wanted| {
-                            entry
-                                .members
-                                .iter()
-                                .any(|member| wanted.iter().any(|w| w == member.instance.as_str()))
-                        })
-                })
-            })
-    }
-
-    /// The role the table gives a release.
-    pub(crate) fn role_of(&self, service: &str, release: &str) -> Option<Role> {
-        self.table
-            .routes
-            .iter()
-            .filter(|fenced| fenced.table.service().as_str() == service)
-            .flat_map(|fenced| &fenced.table.entries)
-            .find(|entry| entry.release.as_str() == release)
-            .map(|entry| entry.role)
+            .filter(move |table| table.service().as_str() == service)
+            .filter(move |table| route.is_none_or(|wanted| route_name(&table.route) == wanted))
     }
 }
 
@@ -261,9 +262,10 @@ impl LiveRoute {
         rules: &[RouteRule],
         sticky: Sticky,
         member: &mut impl FnMut(MemberKey) -> Arc<Member>,
-        stats: &mut impl FnMut(&str, &str, Role) -> Arc<ReleaseStats>,
+        stats: &mut impl FnMut(StatsKey) -> Arc<ReleaseStats>,
     ) -> LiveRoute {
         let service = route.service.as_str();
+        let name = route_name(route);
         let weights: Vec<u32> = entries.iter().map(|entry| entry.weight_bp).collect();
         let mut order: Vec<usize> = (0..entries.len()).collect();
         order.sort_by_key(|&index| entries[index].role != Role::Candidate);
@@ -276,6 +278,7 @@ impl LiveRoute {
                     let address = member_address(&m.address).ok()?;
                     Some(MemberKey {
                         service: service.to_owned(),
+                        route: name.clone(),
                         release: release.to_owned(),
                         instance: m.instance.as_str().to_owned(),
                         address,
@@ -285,7 +288,12 @@ impl LiveRoute {
                     service: service.to_owned(),
                     release: release.to_owned(),
                     role: entry.role,
-                    stats: stats(service, release, entry.role),
+                    stats: stats(StatsKey {
+                        service: service.to_owned(),
+                        route: name.clone(),
+                        release: release.to_owned(),
+                        role: entry.role,
+                    }),
                     members: entry.members.iter().filter_map(key).map(&mut *member).collect(),
                     turn: AtomicUsize::new(0),
                 })
@@ -405,4 +413,87 @@ fn parse_place(value: &str) -> Option<(u32, &str)> {
     let (bucket, release) = value.split_once('.')?;
     let bucket = bucket.parse().ok().filter(|b| *b < BUCKETS)?;
     Some((bucket, release))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::FencedRoute;
+    use std::sync::atomic::AtomicBool;
+    use std::time::{Duration, Instant};
+
+    const LISTEN: &str = "127.0.0.1:80";
+
+    fn table(release: &str) -> ProxyTable {
+        let table = serde_json::from_str(&format!(
+            r#"{{"route":{{"service":"web","host":null,"path":null,"listen":"{LISTEN}","object":null}},
+                "entries":[{{"release":"{release}","role":"stable","weight_bp":10000,
+                             "members":[{{"instance":"{release}","address":"127.0.0.1:81"}}]}}],
+                "rules":[],"sticky":"none"}}"#
+        ))
+        .expect("a table");
+        ProxyTable { revision: 1, routes: vec![FencedRoute { epoch: 1, owner: "test".into(), table }] }
+    }
+
+    /// Threads pick as fast as they can while the table goes to and fro. Once a swap away from a member has returned and its
+    /// count was seen at zero, nobody may come out of a pick with that member.
+    #[test]
+    fn no_pick_is_counted_after_a_swap_and_a_zero() {
+        const WORKERS: usize = 4;
+        let mut members: HashMap<MemberKey, Arc<Member>> = HashMap::new();
+        let mut live = |release: &str| {
+            Arc::new(Live::new(
+                table(release),
+                |key| {
+                    members.entry(key.clone()).or_insert_with(|| Arc::new(Member::new(key, WORKERS))).clone()
+                },
+                |key| Arc::new(ReleaseStats::new(key, WORKERS)),
+            ))
+        };
+        let tables = [live("r0"), live("r1")];
+        let member =
+            |n: usize| members.values().find(|m| m.key.release == format!("r{n}")).expect("made").clone();
+        let counted = [member(0), member(1)];
+        let at_rest = [AtomicBool::new(false), AtomicBool::new(true)];
+        let routing = Routing::new(WORKERS, tables[0].clone());
+        let end = Instant::now() + Duration::from_millis(1_500);
+        let (mut swaps, picks) = (0usize, AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for worker in 0..WORKERS {
+                let (routing, at_rest, picks) = (&routing, &at_rest, &picks);
+                scope.spawn(move || {
+                    let listen = LISTEN.parse().expect("an address");
+                    let facts = Facts {
+                        host: "",
+                        path: "/",
+                        headers: &[],
+                        client: std::net::Ipv4Addr::LOCALHOST.into(),
+                    };
+                    while Instant::now() < end {
+                        let picked = routing.pick(worker, listen, &facts, &[], None, 0).expect("a member");
+                        let n = usize::from(picked.release.release == "r1");
+                        assert!(!at_rest[n].load(Ordering::SeqCst), "r{n} was picked at rest");
+                        picks.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+            while Instant::now() < end {
+                swaps += 1;
+                let (new, old) = (swaps % 2, (swaps + 1) % 2);
+                at_rest[new].store(false, Ordering::SeqCst);
+                routing.swap(&tables[new]);
+                while counted[old].in_flight() > 0 {
+                    std::thread::yield_now();
+                }
+                at_rest[old].store(true, Ordering::SeqCst);
+                // Long enough for a pick that is under way to come out.
+                let until = Instant::now() + Duration::from_micros(20);
+                while Instant::now() < until {
+                    std::hint::spin_loop();
+                }
+            }
+        });
+        assert!(swaps > 100 && picks.load(Ordering::Relaxed) > 1_000, "{swaps} swaps, {picks:?} picks");
+        assert!(counted.iter().all(|m| m.in_flight() == 0));
+    }
 }

@@ -124,12 +124,18 @@ impl ProxyTable {
     }
 }
 
+/// What a route is called in metrics and lists, the same for all that are [`same_route`]: `127.0.0.1:8080`,
+/// `shop.example.com@127.0.0.1:8080/api`.
+pub(crate) fn route_name(route: &Route) -> String {
+    let listen =
+        listen_address(route).map_or_else(|_| route.listen.clone().unwrap_or_default(), |a| a.to_string());
+    let host = route.host.as_ref().map_or_else(String::new, |host| format!("{}@", host.to_ascii_lowercase()));
+    format!("{host}{listen}{}", normal_prefix(route.path.as_deref().unwrap_or("")))
+}
+
 /// Whether both name the same way in for the same service.
 pub(crate) fn same_route(a: &Route, b: &Route) -> bool {
-    a.service == b.service
-        && listen_address(a).ok() == listen_address(b).ok()
-        && a.host.as_deref().unwrap_or("").eq_ignore_ascii_case(b.host.as_deref().unwrap_or(""))
-        && normal_prefix(a.path.as_deref().unwrap_or("")) == normal_prefix(b.path.as_deref().unwrap_or(""))
+    a.service == b.service && route_name(a) == route_name(b)
 }
 
 /// The address a route listens on. `:PORT` is every IPv4 address of the machine.
@@ -208,7 +214,7 @@ fn validate_route(table: &RouteTable, at: &str) -> Result<(), TableError> {
     if let Some(path) = &route.path
         && (!path.starts_with('/')
             || path.len() > 1024
-            || !path.bytes().all(|b| b.is_ascii_graphic() && b != b';'))
+            || !path.bytes().all(|b| b.is_ascii_graphic() && !b"\"\\;".contains(&b)))
     {
         return fail("route.path".into(), format!("expected a path that starts with \"/\", found {path:?}"));
     }

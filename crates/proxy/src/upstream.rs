@@ -24,6 +24,8 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct MemberKey {
     pub(crate) service: String,
+    /// Two environments may route to one service, even to one release of it; what is in flight is each route's own.
+    pub(crate) route: String,
     pub(crate) release: String,
     pub(crate) instance: String,
     pub(crate) address: MemberAddress,

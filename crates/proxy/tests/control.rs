@@ -221,6 +221,34 @@ async fn a_drain_counts_requests_streams_and_websockets_to_their_last_byte() {
     proxy.stop().await;
 }
 
+/// Two environments may share a proxy and deploy the same release under the same instance names: neither may wait for, or
+/// cut, what is the other's.
+#[tokio::test]
+async fn routes_of_one_service_drain_each_for_itself() {
+    let (proxy, staging, production) = (Proxy::start().await, free_address(), free_address());
+    let instances = [Instance::start("r1").await, Instance::start("r1").await];
+    for (listen, instance) in [staging, production].into_iter().zip(&instances) {
+        let mut table = only(listen, "r1", &[instance.address]);
+        table.entries[0].members[0].instance = "r1-1".into();
+        proxy.put(table, 1).await;
+    }
+    let mut user = Raw::connect(production).await;
+    user.send("GET /slow/400 HTTP/1.1\r\nHost: t\r\n\r\n").await;
+    let of = |listen| Selection { route: Some(route(listen)), ..whole("r1") };
+    eventually("it is in flight", || async {
+        proxy.client.drained(of(production)).await.expect("answered").in_flight == 1
+    })
+    .await;
+    proxy.put(RouteTable::closed(route(staging)), 2).await;
+    let drain = proxy.client.wait_drained(of(staging), 100).await.expect("answered");
+    assert!(drain.done(), "{drain:?}");
+    assert!(proxy.client.cut(of(staging)).await.expect("nothing to cut").done());
+    assert_eq!(user.answer().await.text(), "r1");
+    let requests = proxy.client.requests("web", Some(&route(staging))).await.expect("answered").releases;
+    assert_eq!(requests.get("r1"), Some(&0));
+    proxy.stop().await;
+}
+
 #[tokio::test]
 async fn what_does_not_drain_can_be_cut() {
     let (proxy, listen) = (Proxy::start().await, free_address());
@@ -435,7 +463,7 @@ async fn metrics_tell_releases_roles_and_ends_apart() {
         sample(&text, "cdpipe_proxy_requests_total", &["release=\"new\"", "role=\"candidate\"", ok]),
         Some(10.0)
     );
-    let requests = proxy.client.requests("web").await.expect("answered").releases;
+    let requests = proxy.client.requests("web", None).await.expect("answered").releases;
     assert_eq!((requests.get("new"), requests.get("old")), (Some(&15), Some(&90)));
     for (path, status) in [("/healthz", 200), ("/", 404)] {
         assert_eq!(Raw::connect(admin).await.get(path).await.status, status);

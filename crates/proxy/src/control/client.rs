@@ -123,12 +123,12 @@ impl ProxyClient {
         self.call(Call::Cut(what), 0).await
     }
 
-    /// Requests that each release of a service got since the proxy started.
+    /// Requests that each release of a service got since the proxy started, by one route or by all.
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn requests(&self, service: &str) -> Result<Requests, ClientError> {
-        self.call(Call::Requests { service: service.to_owned() }, 0).await
+    pub async fn requests(&self, service: &str, route: Option<&Route>) -> Result<Requests, ClientError> {
+        self.call(Call::Requests { service: service.to_owned(), route: route.cloned() }, 0).await
     }
 
     /// Everything that is counted, as Prometheus text.

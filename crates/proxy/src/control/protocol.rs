@@ -61,6 +61,9 @@ pub enum Call {
     Requests {
         /// The service.
         service: String,
+        /// Only by this route; none means by all of them.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        route: Option<Route>,
     },
     /// Prometheus text. Answers [`Metrics`].
     Metrics,
@@ -92,11 +95,21 @@ pub enum Expect {
 pub struct Selection {
     /// The service.
     pub service: String,
+    /// Only by this route; none means by all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<Route>,
     /// The release.
     pub release: String,
     /// Only these instances of it; none means all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instances: Option<Vec<String>>,
+}
+
+impl Selection {
+    /// Whether this instance of the release is selected.
+    pub fn covers(&self, instance: &str) -> bool {
+        self.instances.as_ref().is_none_or(|wanted| wanted.iter().any(|w| w == instance))
+    }
 }
 
 /// It is there.
@@ -117,17 +130,19 @@ pub struct Pong {
 pub struct State {
     /// The table in force.
     pub table: ProxyTable,
-    /// In flight, by service and release.
+    /// In flight, by service, route and release.
     pub loads: Vec<ReleaseLoad>,
     /// Client connections open.
     pub connections: u64,
 }
 
-/// What is in flight on one release.
+/// What is in flight on one release of one route.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReleaseLoad {
     /// The service.
     pub service: String,
+    /// The route, such as `127.0.0.1:8080` or `shop.example.com@127.0.0.1:8080/api`.
+    pub route: String,
     /// The release.
     pub release: String,
     /// `stable`, `candidate`, or `retired` when no table names it any more.

@@ -1,6 +1,5 @@
 //! The proxy's side of the control socket, and the admin listener.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::protocol::{
     Call, Drain, MAX_MESSAGE_BYTES, Metrics, Outcome, PROTOCOL_VERSION, Pong, Put, Refusal, RefusalCode,
-    ReleaseLoad, Request, Requests, Response, Selection, State,
+    Request, Requests, Response, Selection, State,
 };
 use crate::keeper::Keeper;
 use crate::plane::Plane;
@@ -143,18 +142,13 @@ impl Control {
                     ));
                 }
                 let cut = || {
-                    let (_, members) =
-                        self.plane.load(&what.service, &what.release, what.instances.as_deref());
+                    let (_, members) = self.plane.load(&what);
                     self.plane.shared.conns.cut(&members);
                 };
                 value(&self.wait(&what, Instant::now() + CUT_TIMEOUT, cut).await)
             }
-            Call::Requests { service } => {
-                let mut releases = BTreeMap::new();
-                for (release, count) in self.plane.requests(&service) {
-                    *releases.entry(release).or_default() += count;
-                }
-                value(&Requests { releases })
+            Call::Requests { service, route } => {
+                value(&Requests { releases: self.plane.requests(&service, route.as_ref()) })
             }
             Call::Metrics => value(&Metrics { text: self.plane.metrics() }),
             Call::Shutdown => {
@@ -175,21 +169,17 @@ impl Control {
     }
 
     async fn state(&self) -> State {
-        let loads = self.plane.loads().into_iter().map(|(service, release, role, in_flight, upgraded)| {
-            ReleaseLoad { service, release, role: role.to_owned(), in_flight, upgraded }
-        });
         State {
             table: self.keeper.table().await,
-            loads: loads.collect(),
+            loads: self.plane.loads(),
             connections: self.plane.shared.conns.open() as u64,
         }
     }
 
     /// The table is asked before the counters: a count of zero after "not routed" stays zero.
     fn drain_of(&self, what: &Selection) -> Drain {
-        let instances = what.instances.as_deref();
-        let routed = self.plane.shared.routing.current().routes_to(&what.service, &what.release, instances);
-        let (load, _) = self.plane.load(&what.service, &what.release, instances);
+        let routed = self.plane.shared.routing.current().routes_to(what);
+        let (load, _) = self.plane.load(what);
         Drain { routed, in_flight: load.in_flight, upgraded: load.upgraded }
     }
 

@@ -127,7 +127,7 @@ pub fn header_rule(name: &str, value: &str, release: &str) -> RouteRule {
 }
 
 pub fn whole(release: &str) -> Selection {
-    Selection { service: "web".into(), release: release.into(), instances: None }
+    Selection { service: "web".into(), route: None, release: release.into(), instances: None }
 }
 
 pub type Body = BoxBody<Bytes, Infallible>;
