@@ -212,7 +212,7 @@ fn table_for(
     Some(RouteTable { route, entries, rules, sticky })
 }
 
-/// Instances that go when `count` stay: unready ones first, then the newest.
+/// Instances that go when `count` stay: unready ones first, then the last of the list, where targets name canaries.
 fn leaving(instances: &[Instance], count: u32) -> Vec<Instance> {
     let excess = instances.len().saturating_sub(count as usize);
     let mut order: Vec<_> = instances.iter().enumerate().collect();

@@ -125,7 +125,8 @@ pub trait Target: Send + Sync {
         platform_name: Option<&'a str>,
     ) -> PortResult<'a, Observation>;
 
-    /// Has at least `count` instances of the release running; starts missing ones and stops none. Does not wait for readiness.
+    /// Has at least `count` instances of the release running with this extra environment; starts missing ones and stops none. Those with
+    /// another extra environment don't count; in every list of instances those with any stand last. Does not wait for readiness.
     ///
     /// # Errors
     /// If they can't be started. What was started stays, and is found by `observe`.

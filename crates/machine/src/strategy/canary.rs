@@ -35,7 +35,17 @@ pub(super) fn steps(inputs: &Inputs<'_>, settings: &Canary, steps: &mut Vec<Prog
             Hold::UntilApproved(approval) => steps.push(ProgramStep::Approve(approval.clone())),
         }
     }
-    if there < inputs.replicas || with_env {
+    if with_env && there > 0 {
+        // The canary's own environment ends here: instances without it come up beside those that have it, which then go.
+        let count = inputs.replicas;
+        steps.push(ProgramStep::Ensure { side: Role::Candidate, count, canary: false });
+        steps.push(ProgramStep::Ready {
+            side: Role::Candidate,
+            count: count.saturating_add(there),
+            may_fail: 0,
+        });
+        there = there.saturating_add(count);
+    } else if there < inputs.replicas {
         bring(inputs.replicas, 0, steps);
     }
     if !verified {

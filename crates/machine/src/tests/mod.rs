@@ -21,6 +21,11 @@ fn every_strategy_brings_the_candidate_in() {
             let mut driver = Driver::new(&header, world);
             assert_eq!(driver.run(&mut |_, _, _| None), Outcome::Succeeded, "{strategy:?}");
             assert_eq!(driver.world.serving(), vec![(candidate.id(), 10_000, replicas as usize)]);
+            let canaries = driver.world.releases.iter().flat_map(|release| &release.instances);
+            assert!(
+                !canaries.into_iter().any(|instance| instance.id.0.starts_with("canary-")),
+                "they end with the promotion"
+            );
             let old = driver.world.releases.iter().find(|release| release.id == stable.id());
             assert!(old.is_none_or(|old| old.instances.is_empty()), "the old release is gone");
             assert_eq!(driver.world.commands, ["smoke", "validate"]);

@@ -129,6 +129,13 @@ pub(super) fn strategies() -> Vec<Strategy> {
             sticky: Sticky::Cookie,
         }),
         Strategy::Recreate,
+        Strategy::Canary(Canary {
+            instances: Some(Count::Instances(1)),
+            env: BTreeMap::from([("CANARY".into(), Expr::text("yes"))]),
+            rules: Vec::new(),
+            steps: vec![canary_step(2_000)],
+            sticky: Sticky::None,
+        }),
     ]
 }
 

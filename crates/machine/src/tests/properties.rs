@@ -3,6 +3,7 @@
 
 use super::world::{Driver, prepared};
 use cdpipe_model::action::{ActionKind, ActionResult};
+use cdpipe_model::expr::Expr;
 use cdpipe_model::record::{Record, Signal};
 use cdpipe_model::strategy::{
     BlueGreen, Canary, CanaryStep, Count, Hold, OldRelease, Order, Rolling, RouteMatch, Sticky, Strategy,
@@ -10,7 +11,6 @@ use cdpipe_model::strategy::{
 use cdpipe_model::{Fault, Outcome};
 use proptest::prelude::*;
 use proptest::strategy::Strategy as _;
-use std::collections::BTreeMap;
 
 fn count() -> impl proptest::strategy::Strategy<Value = Count> {
     prop_oneof![(1_u32..5).prop_map(Count::Instances), (1.0_f64..120.0).prop_map(Count::Percent)]
@@ -36,12 +36,12 @@ fn any_strategy() -> impl proptest::strategy::Strategy<Value = Strategy> {
     let blue_green = (0_u64..20_000, old)
         .prop_map(|(keep_old_ms, old)| Strategy::BlueGreen(BlueGreen { keep_old_ms, old, preview: None }));
     let steps = proptest::collection::btree_set(1_u32..10_000, 0..4);
-    let canary = (proptest::option::of(count()), steps, 0_u64..4_000, any::<bool>()).prop_map(
-        |(instances, weights, ms, with_rule)| {
+    let canary = (proptest::option::of(count()), steps, 0_u64..4_000, any::<bool>(), any::<bool>()).prop_map(
+        |(instances, weights, ms, with_rule, with_env)| {
             let rule = RouteMatch::Header { name: "canary".into(), value: "true".into() };
             Strategy::Canary(Canary {
                 instances,
-                env: BTreeMap::new(),
+                env: with_env.then(|| ("CANARY".to_owned(), Expr::text("yes"))).into_iter().collect(),
                 rules: if with_rule { vec![rule] } else { Vec::new() },
                 steps: weights
                     .into_iter()

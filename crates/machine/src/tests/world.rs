@@ -35,7 +35,7 @@ pub(super) struct World {
 impl World {
     pub(super) fn with_stable(spec: &ReleaseSpec, count: u32) -> Self {
         let mut world = World::default();
-        world.ensure(spec, count);
+        world.ensure(spec, count, false);
         for release in &mut world.releases {
             release.instances.iter_mut().for_each(|instance| instance.ready = true);
         }
@@ -59,7 +59,7 @@ impl World {
         world
     }
 
-    pub(super) fn ensure(&mut self, spec: &ReleaseSpec, count: u32) -> Vec<Instance> {
+    pub(super) fn ensure(&mut self, spec: &ReleaseSpec, count: u32, canary: bool) -> Vec<Instance> {
         let id = spec.id();
         if !self.releases.iter().any(|release| release.id == id) {
             self.releases.push(ObservedRelease {
@@ -72,15 +72,19 @@ impl World {
         let mut next = self.next_instance;
         let release = self.releases.iter_mut().find(|release| release.id == id).unwrap();
         release.wanted = release.wanted.max(count);
-        while release.instances.len() < count as usize {
+        let is_canary = |instance: &Instance| instance.id.0.starts_with("canary-");
+        while release.instances.iter().filter(|instance| is_canary(instance) == canary).count()
+            < count as usize
+        {
             next += 1;
             release.instances.push(Instance {
-                id: InstanceId(format!("{}-{next}", spec.version)),
+                id: InstanceId(format!("{}{}-{next}", if canary { "canary-" } else { "" }, spec.version)),
                 address: Some(format!("127.0.0.1:{}", 40_000 + next)),
                 ready: false,
                 restarts: 0,
             });
         }
+        release.instances.sort_by_key(is_canary);
         self.next_instance = next;
         self.releases.iter().find(|release| release.id == id).unwrap().instances.clone()
     }
@@ -128,8 +132,8 @@ impl World {
                 table: self.table.clone(),
                 fence: None,
             }))),
-            ActionKind::Ensure { release, count, .. } => {
-                done(Answer::Instances(self.ensure(release, *count)))
+            ActionKind::Ensure { release, count, canary_env, .. } => {
+                done(Answer::Instances(self.ensure(release, *count, !canary_env.is_empty())))
             }
             ActionKind::AwaitReady { release, count, may_fail, .. } => {
                 let never = self.never_ready.as_deref() == Some(release.version.as_str());
