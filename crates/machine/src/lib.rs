@@ -13,6 +13,7 @@ mod apply;
 mod decide;
 mod deploy;
 mod output;
+pub mod release;
 mod schedule;
 mod state;
 mod steps;

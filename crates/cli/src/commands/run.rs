@@ -1,0 +1,151 @@
+//! `cdpipe run`: carries a pipeline out.
+
+use crate::commands::{Ended, runs};
+use crate::drive::{self, ShowArgs, What};
+use crate::failure::{self, Failure};
+use crate::inputs::{self, InputArgs};
+use crate::planning::{self, Planned};
+use crate::preview;
+use crate::saved::SavedPlan;
+use crate::state;
+use crate::ui::Ui;
+use crate::wiring;
+use cdpipe_engine::{RunState, RunSummary, Store};
+use cdpipe_model::plan::{Concurrency, NodeKind, Plan, StepKind};
+use cdpipe_model::record::{JOURNAL_VERSION, RunHeader, Signal};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often a run that is waited for is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Arguments of `cdpipe run`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The pipeline.
+    #[arg(value_name = "FILE", required_unless_present = "plan")]
+    file: Option<String>,
+    #[command(flatten)]
+    inputs: InputArgs,
+    /// Carry out exactly this saved plan, or nothing if the text or what is deployed has changed since.
+    #[arg(long, value_name = "PLAN", conflicts_with_all = ["file", "set", "mode"])]
+    plan: Option<String>,
+    /// Give an unfinished run of this pipeline up, and start anew.
+    #[arg(long)]
+    abandon: bool,
+    #[command(flatten)]
+    show: ShowArgs,
+}
+
+/// Runs it; ends with 0 succeeded, 1 failed, 2 nothing was done, 3 rolled back, 4 rollback failed, 5 waiting, 130 interrupted.
+pub(crate) fn run(args: &Args, ui: &Ui) -> Ended {
+    let (file, planned, git, saved) = match (&args.plan, &args.file) {
+        (Some(path), _) => {
+            let mut saved = SavedPlan::read(path)?;
+            saved.check_sources()?;
+            let planned = Planned { plan: saved.plan.clone(), texts: std::mem::take(&mut saved.texts) };
+            (PathBuf::from(&saved.file), planned, saved.git.clone(), Some(saved))
+        }
+        (None, Some(path)) => {
+            let file = planning::pipeline_path(path)?;
+            let (inputs, git) = inputs::gather(&args.inputs, &file)?;
+            let Some(planned) = planning::plan(path, &inputs, ui)? else { return Ok(2) };
+            (file, planned, git, None)
+        }
+        // The command line is refused before it comes to this.
+        (None, None) => return Err(Failure::new(&failure::BAD_ARGUMENT, "no pipeline is named")),
+    };
+    let plan = planned.plan;
+    if must_last(&plan) && std::env::var_os("CI").is_some_and(|ci| ci == "true") && !state::is_chosen() {
+        return Err(Failure::new(
+            &failure::NO_STATE,
+            "this pipeline deploys or waits, and in CI nothing of this machine lasts: its journal would be lost",
+        )
+        .help("set CDPIPE_STATE to a directory that stays: a volume, or a path that the CI system keeps"));
+    }
+    let dir = state::dir(Some(&file))?;
+    // Found out before anything is written: what this machine can't do is no run.
+    let wiring = wiring::wire(&plan, &file, &dir)?;
+    if let Some(saved) = &saved {
+        saved.check_seen(&preview::ask(preview::preview(&plan, &wiring.ports))?)?;
+    }
+    let store = Store::open(&dir)?;
+    settle_unfinished(&store, &file, &plan, args, ui)?;
+    let header = Arc::new(RunHeader {
+        journal_version: JOURNAL_VERSION,
+        cdpipe_version: env!("CARGO_PKG_VERSION").to_owned(),
+        run: state::new_run_id(),
+        started_at_ms: crate::times::now_ms(),
+        started_by: state::user_at_host(),
+        file: file.display().to_string(),
+        texts: planned.texts,
+        plan,
+        git,
+    });
+    let journal = store.begin(&header)?;
+    drive::drive(What::New(header), journal, &store, wiring, &args.show, ui)
+}
+
+/// Whether somebody will need the journal after this process: it deploys, or it can wait for a person.
+fn must_last(plan: &Plan) -> bool {
+    let mut lasting = plan.nodes.iter().any(|node| match &node.kind {
+        NodeKind::Gate(gate) => !gate.approvals.is_empty() || !gate.windows.is_empty(),
+        NodeKind::Stage(_) => false,
+    });
+    wiring::each_step(plan, &mut |step| {
+        lasting |= matches!(step.kind, StepKind::Deploy(_) | StepKind::Apply { .. });
+    });
+    lasting
+}
+
+/// Makes sure that no unfinished run of this pipeline is left: waits for it, ends it, or says what to do.
+fn settle_unfinished(store: &Store, file: &Path, plan: &Plan, args: &Args, ui: &Ui) -> Result<(), Failure> {
+    let path = file.display().to_string();
+    for run in store.unfinished_of(&path)? {
+        if run.state == RunState::Running {
+            match plan.concurrency {
+                Concurrency::Queue => {
+                    ui.note(&format!("run {} of this pipeline is under way; waiting for its end\n", run.run));
+                }
+                Concurrency::CancelPrevious => {
+                    let reason = "a newer run was started".to_owned();
+                    store.send(&run.run, Signal::Cancel { by: state::user(), reason })?;
+                    ui.note(&format!("run {} of this pipeline is cancelled; waiting for its end\n", run.run));
+                }
+                Concurrency::Fail => return Err(unfinished(&run, "is under way").help(runs::way_on(&run))),
+            }
+            while store.run(&run.run)?.state == RunState::Running {
+                std::thread::sleep(LOOK_EVERY);
+            }
+        }
+        let now = store.run(&run.run)?;
+        if !now.state.is_resumable() {
+            continue;
+        }
+        if args.abandon {
+            store.abandon(&now.run)?;
+            ui.note(&format!("run {} is given up; what it did stays as it is\n", now.run));
+            continue;
+        }
+        let what = match &now.state {
+            RunState::Suspended { waiting } => format!("waits: {waiting}"),
+            RunState::Crashed => "was cut off".to_owned(),
+            _ => "was interrupted".to_owned(),
+        };
+        return Err(unfinished(&now, &what).help(format!(
+            "`cdpipe resume {}` goes on with it\n`cdpipe run {} --abandon` gives it up and starts anew",
+            now.run,
+            file.display()
+        )));
+    }
+    Ok(())
+}
+
+fn unfinished(run: &RunSummary, what: &str) -> Failure {
+    Failure::new(&failure::UNFINISHED, format!("run {} of this pipeline {what}", run.run)).detail(format!(
+        "started {} by {}",
+        crate::times::absolute(run.started_at_ms, false),
+        run.started_by
+    ))
+}

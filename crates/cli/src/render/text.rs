@@ -1,0 +1,197 @@
+//! For people: the source with the places marked, drawn by miette. Coloured and with lines on a terminal, plain ASCII elsewhere.
+
+use super::{Found, word};
+use crate::ui::Look;
+use cdpipe_check::Sources;
+use cdpipe_syntax::{Diagnostic, Label, Severity, SourceId};
+use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteError, SourceSpan, SpanContents};
+use std::fmt;
+
+/// More than that nobody reads; the rest is counted.
+const MAX_SHOWN: usize = 100;
+
+/// Lines longer than this are shown cut, so that one generated line does not fill the screen.
+const MAX_LINE_CHARS: usize = 400;
+
+/// Every diagnostic with its source, at most a hundred of them.
+pub(crate) fn render(found: &[Found<'_>], look: Look) -> String {
+    let mut text = String::new();
+    let mut shown = 0;
+    let mut left = 0;
+    for Found { sources, diagnostics } in found {
+        for diagnostic in diagnostics {
+            if shown == MAX_SHOWN {
+                left += 1;
+                continue;
+            }
+            shown += 1;
+            let view = View { sources, diagnostic, source: diagnostic.primary.span.source };
+            let mut one = String::new();
+            // Writing to a String fails only if a span lies outside its source; the message is then still told.
+            if handler(diagnostic, look).render_report(&mut one, &view).is_err() {
+                one = format!("{}: {}", diagnostic.code(), diagnostic.message);
+            }
+            for line in one.trim_matches('\n').lines() {
+                text.push_str(line.trim_end());
+                text.push('\n');
+            }
+            text.push('\n');
+        }
+    }
+    if left > 0 {
+        text.push_str(&format!("... and {left} more; `--format short` lists them all\n\n"));
+    }
+    text
+}
+
+/// The handler for one diagnostic: its code stands where miette would put a cross.
+fn handler(diagnostic: &Diagnostic, look: Look) -> GraphicalReportHandler {
+    let mut theme = match (look.unicode, look.color) {
+        (true, true) => GraphicalTheme::unicode(),
+        (true, false) => GraphicalTheme::unicode_nocolor(),
+        (false, true) => GraphicalTheme::ascii(),
+        (false, false) => GraphicalTheme::none(),
+    };
+    let tag = format!("{}[{}]:", word(diagnostic.severity), diagnostic.code());
+    theme.characters.error.clone_from(&tag);
+    theme.characters.warning.clone_from(&tag);
+    theme.characters.advice = tag;
+    GraphicalReportHandler::new_themed(theme)
+        .with_width(look.width)
+        .with_context_lines(1)
+        .with_links(false)
+        .with_urls(false)
+        .tab_width(4)
+        .without_syntax_highlighting()
+}
+
+/// A diagnostic as miette wants it, showing the labels that lie in one source. Those in other sources follow as related ones.
+struct View<'a> {
+    sources: &'a Sources,
+    diagnostic: &'a Diagnostic,
+    source: SourceId,
+}
+
+impl View<'_> {
+    fn labels_here(&self) -> impl Iterator<Item = (&Label, bool)> {
+        std::iter::once((&self.diagnostic.primary, true))
+            .chain(self.diagnostic.secondary.iter().map(|label| (label, false)))
+            .filter(|(label, _)| label.span.source == self.source)
+    }
+}
+
+impl fmt::Debug for View<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.diagnostic, f)
+    }
+}
+
+impl fmt::Display for View<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.diagnostic.message)
+    }
+}
+
+impl std::error::Error for View<'_> {}
+
+impl miette::Diagnostic for View<'_> {
+    fn severity(&self) -> Option<miette::Severity> {
+        Some(match self.diagnostic.severity {
+            Severity::Error => miette::Severity::Error,
+            Severity::Warning => miette::Severity::Warning,
+            Severity::Advice => miette::Severity::Advice,
+        })
+    }
+
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        let fix = self.diagnostic.fix.as_ref().map(|fix| {
+            if fix.safe { format!("`--fix` will {}", fix.title) } else { format!("you could {}", fix.title) }
+        });
+        // Other files that the diagnostic points into: named here, because one drawing shows one file.
+        let mut lines: Vec<String> = Vec::new();
+        lines.extend(self.diagnostic.help.clone());
+        lines.extend(fix);
+        for label in &self.diagnostic.secondary {
+            if label.span.source != self.source {
+                let (path, start, _) = super::place(self.sources, label.span);
+                lines.push(format!("{path}:{}:{}: {}", start.line, start.col, label.text));
+            }
+        }
+        (!lines.is_empty()).then(|| Box::new(lines.join("\n")) as Box<dyn fmt::Display>)
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        Some(Box::new(self.labels_here().map(|(label, primary)| {
+            let text = (!label.text.is_empty()).then(|| label.text.clone());
+            let range = label.span.range();
+            let span = SourceSpan::from((range.start, range.end.saturating_sub(range.start)));
+            if primary {
+                LabeledSpan::new_primary_with_span(text, span)
+            } else {
+                LabeledSpan::new_with_span(text, span)
+            }
+        })))
+    }
+
+    fn source_code(&self) -> Option<&dyn miette::SourceCode> {
+        Some(self)
+    }
+}
+
+impl miette::SourceCode for View<'_> {
+    /// Finds the lines by the index instead of from the top of the file, so that many diagnostics of a long file stay cheap.
+    fn read_span<'a>(
+        &'a self,
+        span: &SourceSpan,
+        context_before: usize,
+        context_after: usize,
+    ) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
+        let source = self.sources.get(self.source).ok_or(MietteError::OutOfBounds)?;
+        let lines = &source.lines;
+        let start = span.offset().min(source.text.len());
+        let end = (span.offset() + span.len()).min(source.text.len());
+        let first = lines.line(start).saturating_sub(context_before);
+        // The last line of the span: one that ends with a newline does not reach into the next line.
+        let last_at = if end > start { end - 1 } else { end };
+        let last = (lines.line(last_at) + context_after).min(lines.line_count().saturating_sub(1));
+        // Without context miette wants the place itself: it is what the head of the drawing names.
+        let place = context_before == 0 && context_after == 0;
+        let from = if place { start } else { lines.line_start(first) };
+        let column =
+            if place { lines.line_col(&source.text, start).col.saturating_sub(1) as usize } else { 0 };
+        let to = if last + 1 < lines.line_count() { lines.line_start(last + 1) } else { source.text.len() };
+        let window = source.text.get(from..to).ok_or(MietteError::OutOfBounds)?;
+        // A context line that is enormous is left out; the marked line itself has to be shown.
+        let (from, window, first) = trim_window(window, from, first, start, end);
+        Ok(Box::new(miette::MietteSpanContents::new_named(
+            crate::files::show(&source.path).to_owned(),
+            window.as_bytes(),
+            (from, window.len()).into(),
+            first,
+            column,
+            lines.line_count(),
+        )))
+    }
+}
+
+/// Drops context lines before and after the marked ones if they are longer than anyone wants to see.
+fn trim_window(window: &str, from: usize, first: usize, start: usize, end: usize) -> (usize, &str, usize) {
+    let (mut from, mut window, mut first) = (from, window, first);
+    while let Some(at) = window.find('\n') {
+        let line_end = from + at + 1;
+        if line_end <= start && at > MAX_LINE_CHARS {
+            window = &window[at + 1..];
+            from = line_end;
+            first += 1;
+        } else {
+            break;
+        }
+    }
+    if let Some(at) = window.trim_end_matches('\n').rfind('\n')
+        && from + at >= end
+        && window.len() - at > MAX_LINE_CHARS
+    {
+        window = &window[..=at];
+    }
+    (from, window, first)
+}

@@ -1,0 +1,165 @@
+//! From a plan to the things that carry it out: which target, router, runner and so on stand behind each name.
+
+use crate::failure::{self, Failure};
+use cdpipe_engine::Ports;
+use cdpipe_host::{HostRunner, HostSecrets, Local, LocalConfig, Masker, Policy, RunnerConfig};
+use cdpipe_integrations::Integrations;
+use cdpipe_model::plan::{NodeKind, Plan, Step, StepKind};
+use cdpipe_model::ports::{Router, Target};
+use cdpipe_model::service::{Environment, TargetKind, TrafficKind};
+use cdpipe_model::{EnvName, Value};
+use cdpipe_probe::Probes;
+use cdpipe_proxy::ProxyRouter;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a command may take to end after it was asked to.
+const COMMAND_GRACE: Duration = Duration::from_secs(10);
+
+/// The rim of one run.
+pub(crate) struct Wiring {
+    /// What the engine acts through.
+    pub ports: Ports,
+    /// The local targets again, for what only they can do.
+    pub locals: BTreeMap<EnvName, Arc<Local>>,
+    /// Keeps secrets out of what is shown.
+    pub masker: Masker,
+}
+
+/// Wires the plan of the pipeline at `file` to this machine. Starts nothing.
+pub(crate) fn wire(plan: &Plan, file: &Path, state: &Path) -> Result<Wiring, Failure> {
+    let base = file.parent().unwrap_or(Path::new("/")).to_owned();
+    let program = std::env::current_exe().map_err(|error| {
+        Failure::new(&failure::CANNOT_RUN, format!("cdpipe does not find its own program: {error}"))
+    })?;
+    let masker = Masker::default();
+    let secrets = HostSecrets::new(plan.secrets.clone(), base.clone(), masker.clone());
+    let hidden_env = secrets.variables();
+    let needed = environments(plan);
+    let mut targets: BTreeMap<EnvName, Arc<dyn Target>> = BTreeMap::new();
+    let mut routers: BTreeMap<EnvName, Arc<dyn Router>> = BTreeMap::new();
+    let mut locals = BTreeMap::new();
+    for (name, environment) in plan.environments.iter().filter(|(name, _)| needed.contains(*name)) {
+        let local = match environment.target.kind {
+            TargetKind::Local => Arc::new(Local::new(
+                LocalConfig {
+                    state: local_dir(environment, &base, state),
+                    environment: name.clone(),
+                    base: base.clone(),
+                    supervisor: program.clone(),
+                    policy: Policy::default(),
+                    hidden_env: hidden_env.clone(),
+                },
+                masker.clone(),
+            )),
+            other => return Err(cannot(name, "target", other.as_str(), "local")),
+        };
+        targets.insert(name.clone(), Arc::clone(&local) as Arc<dyn Target>);
+        locals.insert(name.clone(), local);
+        match &environment.traffic {
+            None => {}
+            Some(traffic) if traffic.kind == TrafficKind::Proxy => {
+                let dir = proxy_dir(environment, &base, state);
+                routers.insert(name.clone(), Arc::new(ProxyRouter::new(program.clone(), dir)));
+            }
+            Some(traffic) => return Err(cannot(name, "router", traffic.kind.as_str(), "proxy")),
+        }
+    }
+    let runner = HostRunner::new(
+        RunnerConfig {
+            base: base.clone(),
+            scratch: state.join("scratch"),
+            log: None,
+            grace: COMMAND_GRACE,
+            hidden_env,
+        },
+        masker.clone(),
+    );
+    let ports = Ports {
+        targets,
+        routers,
+        measurer: Arc::new(Probes::new(base.clone())),
+        runner: Arc::new(runner),
+        messenger: Arc::new(Integrations::new(base)),
+        secrets: Arc::new(secrets),
+    };
+    Ok(Wiring { ports, locals, masker })
+}
+
+fn cannot(environment: &EnvName, what: &str, kind: &str, instead: &str) -> Failure {
+    Failure::new(
+        &failure::CANNOT_RUN,
+        format!("environment `{environment}` has a {what} of kind `{kind}`, which this version of cdpipe cannot drive"),
+    )
+    .help(format!("this version drives `{instead}`; `check`, `graph` and `fmt` know all kinds"))
+}
+
+/// Where the local target of an environment keeps its state.
+fn local_dir(environment: &Environment, base: &Path, state: &Path) -> PathBuf {
+    match environment.target.settings.get("dir").and_then(Value::as_str) {
+        Some(dir) => base.join(dir),
+        None => state.join("local").join(environment.name.as_str()),
+    }
+}
+
+/// Where the proxy of an environment keeps its state.
+pub(crate) fn proxy_dir(environment: &Environment, base: &Path, state: &Path) -> PathBuf {
+    let settings = environment.traffic.as_ref().map(|traffic| &traffic.settings);
+    match settings.and_then(|settings| settings.get("dir")).and_then(Value::as_str) {
+        Some(dir) => base.join(dir),
+        None => state.join("proxy"),
+    }
+}
+
+/// Environments that a step of the plan touches.
+fn environments(plan: &Plan) -> BTreeSet<EnvName> {
+    let mut found = BTreeSet::new();
+    each_step(plan, &mut |step| match &step.kind {
+        StepKind::Deploy(deploy) => {
+            found.insert(deploy.environment.clone());
+        }
+        StepKind::Apply { environment, .. } => {
+            found.insert(environment.clone());
+        }
+        StepKind::Run(run) | StepKind::Exec(run) => found.extend(run.environment.clone()),
+        _ => {}
+    });
+    for node in &plan.nodes {
+        if let NodeKind::Gate(gate) = &node.kind {
+            found.extend(gate.metrics.iter().filter_map(|metric| metric.environment.clone()));
+        }
+    }
+    found
+}
+
+/// Every step of the plan, wherever it stands.
+pub(crate) fn each_step(plan: &Plan, visit: &mut dyn FnMut(&Step)) {
+    fn walk(steps: &[Step], visit: &mut dyn FnMut(&Step)) {
+        for step in steps {
+            visit(step);
+            match &step.kind {
+                StepKind::Deploy(deploy) => {
+                    walk(&deploy.verify, visit);
+                    walk(&deploy.validate, visit);
+                }
+                StepKind::Undo { steps } => walk(steps, visit),
+                _ => {}
+            }
+        }
+    }
+    for node in &plan.nodes {
+        match &node.kind {
+            NodeKind::Stage(stage) => {
+                walk(&stage.steps, visit);
+                stage.hooks.iter().for_each(|hook| walk(&hook.steps, visit));
+            }
+            NodeKind::Gate(gate) => {
+                walk(&gate.checks, visit);
+                gate.hooks.iter().for_each(|hook| walk(&hook.steps, visit));
+            }
+        }
+    }
+    plan.hooks.iter().for_each(|hook| walk(&hook.steps, visit));
+}

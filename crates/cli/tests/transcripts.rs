@@ -1,0 +1,102 @@
+//! The binary's exact answers. Each folder under `cases` holds files and a `transcript.txt`: lines that begin with `$ ` are typed into
+//! a shell in a copy of the folder, what follows is all that is answered (both streams, in order), and `[exit 2]` where it is not 0.
+//!
+//! `CDPIPE_BLESS=1 cargo test -p cdpipe --test transcripts` writes what is answered now into the transcripts; read the diff.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else if entry.file_name() != "transcript.txt" {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// What the shell answers to one command.
+fn answer(command: &str, dir: &Path, home: &Path) -> String {
+    let binary = Path::new(env!("CARGO_BIN_EXE_cdpipe")).parent().unwrap();
+    let path = format!("{}:{}", binary.display(), std::env::var("PATH").unwrap());
+    let output = Command::new("sh")
+        .arg("-c")
+        .arg(format!("exec 2>&1\n{command}"))
+        .current_dir(dir)
+        .env_clear()
+        .env("PATH", path)
+        .env("HOME", home)
+        .env("USER", "ada")
+        .env("TZ", "UTC")
+        .env("LC_ALL", "C.UTF-8")
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text = text.replace(&dir.display().to_string(), "$PWD").replace(&home.display().to_string(), "$HOME");
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push_str("[no newline]\n");
+    }
+    match output.status.code() {
+        Some(0) => {}
+        Some(code) => text.push_str(&format!("[exit {code}]\n")),
+        None => text.push_str("[killed]\n"),
+    }
+    text
+}
+
+fn replay(folder: &Path) -> (String, String) {
+    let transcript = std::fs::read_to_string(folder.join("transcript.txt")).unwrap();
+    let work = tempfile::tempdir().unwrap();
+    let home = tempfile::tempdir().unwrap();
+    let dir = work.path().canonicalize().unwrap();
+    copy(folder, &dir);
+    let mut actual = String::new();
+    for line in transcript.lines() {
+        // Remarks stay where they are, before the command that they are about.
+        if line.starts_with("# ") {
+            actual.push_str(&format!("{line}\n"));
+        } else if let Some(command) = line.strip_prefix("$ ") {
+            actual.push_str(&format!("$ {command}\n{}\n", answer(command, &dir, home.path())));
+        }
+    }
+    (transcript, actual)
+}
+
+fn folders(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.join("transcript.txt").exists() {
+            found.push(path);
+        } else if path.is_dir() {
+            found.extend(folders(&path));
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn every_transcript_is_what_the_binary_answers() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases");
+    let folders = folders(&root);
+    assert!(folders.len() >= 5, "the cases are gone: {}", folders.len());
+    let bless = std::env::var_os("CDPIPE_BLESS").is_some();
+    let mut wrong = Vec::new();
+    for folder in &folders {
+        let (expected, actual) = replay(folder);
+        if bless {
+            std::fs::write(folder.join("transcript.txt"), &actual).unwrap();
+        } else if expected != actual {
+            wrong.push(format!("== {}\n-- expected\n{expected}\n-- answered\n{actual}", folder.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
