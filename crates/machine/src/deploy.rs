@@ -16,7 +16,7 @@ use cdpipe_model::plan::{Approval, Deploy, Mode, Plan, StepKind};
 use cdpipe_model::program::{Program, ProgramStep, Routing};
 use cdpipe_model::record::{Record, TimerId, TimerPurpose};
 use cdpipe_model::release::{Artifact, ReleaseSpec};
-use cdpipe_model::service::{Environment, TrafficKind, Workload};
+use cdpipe_model::service::{Environment, Route, TrafficKind, Workload};
 use cdpipe_model::strategy::{OldRelease, RouteMatch, Sticky, Strategy};
 use cdpipe_model::{Fault, Outcome, Value};
 use std::collections::BTreeMap;
@@ -81,12 +81,20 @@ pub(crate) fn note_micro(plan: &Plan, step: &StepRef, deploy: &mut DeployState, 
     }
 }
 
+fn at_preview(deploy: &DeployState) -> bool {
+    let at = deploy.cursor.pc.and_then(|pc| deploy.steps().get(pc as usize));
+    matches!(at, Some(ProgramStep::Preview { .. }))
+}
+
 /// An action of the deploy was done.
 pub(crate) fn answered(deploy: &mut DeployState, kind: &ActionKind, answer: &Answer) {
     match (kind, answer) {
         (ActionKind::Resolve { .. }, Answer::Resolved(spec)) => {
             deploy.spec = Some((**spec).clone());
             return;
+        }
+        (ActionKind::Observe { .. }, Answer::Observed(observation)) if at_preview(deploy) => {
+            deploy.preview.clone_from(&observation.table);
         }
         (ActionKind::Observe { .. }, Answer::Observed(observation)) => {
             if let Some(program) = &deploy.program {
@@ -121,6 +129,9 @@ pub(crate) fn answered(deploy: &mut DeployState, kind: &ActionKind, answer: &Ans
             if let Some(side) = side_of(deploy, &release.id()) {
                 deploy.instances_mut(side).clone_from(instances);
             }
+        }
+        (ActionKind::Route { table, .. }, _) if at_preview(deploy) => {
+            deploy.preview = Some((**table).clone())
         }
         (ActionKind::Route { table, .. }, _) => deploy.table = Some((**table).clone()),
         _ => {}
@@ -212,6 +223,19 @@ fn table_for(
     Some(RouteTable { route, entries, rules, sticky })
 }
 
+/// The table of the preview: the candidate alone, or closed.
+fn preview_table(spec: &Deploy, deploy: &DeployState, open: bool) -> Option<RouteTable> {
+    let Strategy::BlueGreen(settings) = &spec.strategy else { return None };
+    let listen = settings.preview.clone()?;
+    let route = Route { listen: Some(listen), object: None, ..spec.service.route.clone()? };
+    if !open {
+        return Some(RouteTable::closed(route));
+    }
+    let mut table = table_for(spec, deploy, &Routing::Weighted { candidate_bp: ALL_BP, rules: false }, &[])?;
+    table.entries.iter_mut().for_each(|entry| entry.role = Role::Candidate);
+    Some(RouteTable { route, ..table })
+}
+
 /// Instances that go when `count` stay: unready ones first, then the last of the list, where targets name canaries.
 fn leaving(instances: &[Instance], count: u32) -> Vec<Instance> {
     let excess = instances.len().saturating_sub(count as usize);
@@ -252,9 +276,9 @@ fn sequence<'a>(
         Role::Stable => program.stable.as_ref(),
     };
     let act = |kind: ActionKind, deadline_ms: u64| Some(Micro::Act { kind, deadline_ms });
-    let route = |table: Option<RouteTable>| -> Vec<Option<Micro<'a>>> {
+    let route = |table: Option<RouteTable>, seen: &Option<RouteTable>| -> Vec<Option<Micro<'a>>> {
         let Some(table) = table else { return vec![None, None] };
-        let seen = deploy.table.clone().map(Box::new);
+        let seen = seen.clone().map(Box::new);
         vec![
             act(
                 ActionKind::Route { environment: environment(), table: Box::new(table.clone()), seen },
@@ -314,7 +338,7 @@ fn sequence<'a>(
         },
         ProgramStep::Ready { side, count, may_fail } => vec![ready(*side, *count, *may_fail)],
         ProgramStep::Settled { side, count } => vec![ready(*side, *count, 0)],
-        ProgramStep::Route(routing) if routed => route(table_for(spec, deploy, routing, &[])),
+        ProgramStep::Route(routing) if routed => route(table_for(spec, deploy, routing, &[]), &deploy.table),
         ProgramStep::Route(_) | ProgramStep::WatchOn | ProgramStep::WatchOff | ProgramStep::Promote => {
             Vec::new()
         }
@@ -325,7 +349,7 @@ fn sequence<'a>(
             let in_force =
                 deploy.routing.clone().unwrap_or(Routing::Weighted { candidate_bp: 0, rules: false });
             let mut steps = if routed && in_force != Routing::Closed {
-                route(table_for(spec, deploy, &in_force, &ids))
+                route(table_for(spec, deploy, &in_force, &ids), &deploy.table)
             } else {
                 vec![None, None]
             };
@@ -347,6 +371,18 @@ fn sequence<'a>(
             ],
             None => Vec::new(),
         },
+        ProgramStep::Preview { open } => {
+            let Some(table) = preview_table(spec, deploy, *open) else { return Vec::new() };
+            let observe = ActionKind::Observe {
+                environment: environment(),
+                service: spec.service.name.clone(),
+                platform_name: spec.service.platform_name.clone(),
+                route: Some(table.route.clone()),
+            };
+            let mut steps = vec![act(observe, QUICK_MS)];
+            steps.extend(route(Some(table), &deploy.preview));
+            steps
+        }
         ProgramStep::Verify => vec![Some(Micro::Block(Block::Verify(index)))],
         ProgramStep::Validate => vec![Some(Micro::Block(Block::Validate(index)))],
         ProgramStep::Soak { ms, .. } => vec![Some(Micro::Soak { ms: *ms })],

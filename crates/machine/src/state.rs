@@ -155,6 +155,8 @@ pub(crate) struct DeployState {
     pub(crate) candidate: Vec<Instance>,
     pub(crate) stable: Vec<Instance>,
     pub(crate) table: Option<RouteTable>,
+    /// The table of the preview's route, as it was last seen or set.
+    pub(crate) preview: Option<RouteTable>,
     /// The shares in force, as far as this deploy set them.
     pub(crate) routing: Option<Routing>,
     /// Steps of the forward program that were begun, for the undo.

@@ -70,6 +70,11 @@ pub enum ProgramStep {
         /// How many stay.
         count: u32,
     },
+    /// Show the candidate at the strategy's preview address, or stop doing so (`blue_green`).
+    Preview {
+        /// Whether it is shown.
+        open: bool,
+    },
     /// The deploy's `verify` block.
     Verify,
     /// Begin to watch.

@@ -7,8 +7,15 @@ use cdpipe_model::strategy::BlueGreen;
 
 pub(super) fn steps(inputs: &Inputs<'_>, settings: &BlueGreen, steps: &mut Vec<ProgramStep>) {
     bring(inputs.replicas, 0, steps);
+    let preview = settings.preview.is_some() && inputs.routed();
+    if preview {
+        steps.push(ProgramStep::Preview { open: true });
+    }
     verify(inputs, steps);
     promote(inputs, steps);
+    if preview {
+        steps.push(ProgramStep::Preview { open: false });
+    }
     after(inputs, steps);
     // The old release stays for the longer of the two: the watch has used up part of it.
     let watched_ms = inputs.watch().map_or(0, |watch| watch.after_ms);

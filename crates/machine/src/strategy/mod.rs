@@ -151,6 +151,9 @@ pub fn undo(program: &Program, forward: &[ProgramStep], exclusive: bool, routed:
     let back = ProgramStep::Route(Routing::Weighted { candidate_bp: 0, rules: false });
     let remove = ProgramStep::Retire { side: Role::Candidate, old: OldRelease::Remove };
     let mut steps = Vec::new();
+    if routed && began(&|step| matches!(step, ProgramStep::Preview { open: true })) {
+        steps.push(ProgramStep::Preview { open: false });
+    }
     if exclusive {
         // The two releases must not run at the same time, so the candidate goes first; users wait as they did on the way in.
         if brought {

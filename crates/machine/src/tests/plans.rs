@@ -117,7 +117,11 @@ pub(super) fn strategies() -> Vec<Strategy> {
     vec![
         rolling(Order::StartFirst),
         rolling(Order::StopFirst),
-        Strategy::BlueGreen(BlueGreen { keep_old_ms: 5_000, old: OldRelease::Stop, preview: None }),
+        Strategy::BlueGreen(BlueGreen {
+            keep_old_ms: 5_000,
+            old: OldRelease::Stop,
+            preview: Some(":9090".into()),
+        }),
         Strategy::Canary(Canary {
             instances: None,
             env: BTreeMap::new(),

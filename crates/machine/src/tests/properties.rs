@@ -33,8 +33,8 @@ fn any_strategy() -> impl proptest::strategy::Strategy<Value = Strategy> {
         },
     );
     let old = prop_oneof![Just(OldRelease::Remove), Just(OldRelease::Stop), Just(OldRelease::ScaleToZero)];
-    let blue_green = (0_u64..20_000, old)
-        .prop_map(|(keep_old_ms, old)| Strategy::BlueGreen(BlueGreen { keep_old_ms, old, preview: None }));
+    let blue_green = (0_u64..20_000, old, proptest::option::of(Just(":9090".to_owned())))
+        .prop_map(|(keep_old_ms, old, preview)| Strategy::BlueGreen(BlueGreen { keep_old_ms, old, preview }));
     let steps = proptest::collection::btree_set(1_u32..10_000, 0..4);
     let canary = (proptest::option::of(count()), steps, 0_u64..4_000, any::<bool>(), any::<bool>()).prop_map(
         |(instances, weights, ms, with_rule, with_env)| {

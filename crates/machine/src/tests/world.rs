@@ -18,6 +18,7 @@ use std::sync::Arc;
 pub(super) struct World {
     pub(super) releases: Vec<ObservedRelease>,
     pub(super) table: Option<RouteTable>,
+    pub(super) preview: Option<RouteTable>,
     /// The table that the router was last seen to follow.
     pub(super) observed: Option<RouteTable>,
     pub(super) commands: Vec<String>,
@@ -126,6 +127,20 @@ impl World {
         let done = ActionResult::Done;
         match &action.kind {
             ActionKind::Resolve { spec, .. } => done(Answer::Resolved(spec.clone())),
+            ActionKind::Observe { route: Some(asked), .. } if *asked != route() => {
+                done(Answer::Observed(Box::new(Observation {
+                    table: self.preview.clone(),
+                    ..Observation::default()
+                })))
+            }
+            ActionKind::Route { table, seen, .. } if table.route != route() => {
+                // Done already is fine: that is a resume.
+                let done_already = self.preview.as_ref() == Some(&**table);
+                assert!(done_already || seen.as_deref() == self.preview.as_ref(), "set on what was not seen");
+                self.preview = Some((**table).clone());
+                done(Answer::Nothing)
+            }
+            ActionKind::AwaitRouted { table, .. } if table.route != route() => done(Answer::Nothing),
             ActionKind::Observe { .. } => done(Answer::Observed(Box::new(Observation {
                 releases: self.releases.clone(),
                 unmanaged: Vec::new(),
@@ -231,6 +246,11 @@ impl World {
 
     pub(super) fn assert_unrouted(&self, instance: &InstanceId) {
         assert_eq!(self.observed, self.table, "{instance} goes before the router was seen to follow");
+        let shown = self.preview.iter().flat_map(|table| &table.entries).flat_map(|entry| &entry.members);
+        assert!(
+            !shown.into_iter().any(|member| member.instance == *instance),
+            "{instance} goes while it is previewed"
+        );
         let routed = self.table.iter().flat_map(|table| &table.entries).flat_map(|entry| &entry.members);
         assert!(
             !routed.into_iter().any(|member| member.instance == *instance),
