@@ -8,8 +8,24 @@
 //! everything that [`plan`] needs is in [`Checked`] and [`Inputs`], so the same two give the same plan, hash included.
 
 mod api;
+mod build;
+mod checker;
+mod codes;
+mod dag;
+mod expr;
+mod names;
 pub mod schema;
+mod scope;
+mod secrets;
+mod shell;
 mod sources;
+mod structure;
+mod suggest;
+pub mod testing;
+mod unused;
+mod values;
+mod window;
 
-pub use api::{Checked, GitFacts, Inputs, Program, check, plan};
+pub use api::{Checked, GitFacts, Inputs, Param, Program, check, plan};
+pub use codes::codes;
 pub use sources::{Source, Sources};

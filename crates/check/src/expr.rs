@@ -1,0 +1,1098 @@
+//! Expressions: names, types and units, and lowering to the plan's expressions. One walk does both: where everything is known
+//! the result is a value, where something is known only later it holds symbols, and where an input is not there yet (while
+//! checking without inputs) there is a type and no expression.
+
+use crate::checker::Checker;
+use crate::codes::{metrics as metric_code, names as code, security, types as type_code, values as value_code};
+use crate::schema::{self, Id, Names};
+use crate::scope::{Around, Place, Scope};
+use crate::suggest::{nearest, one_of};
+use cdpipe_model::expr::{
+    DeployFact, EvalError, Expr as Lowered, Func, MeasureName, MetricRef, Op, Subject, Symbol, result_type,
+};
+use cdpipe_model::id::NodeId;
+use cdpipe_model::secret::{SecretPart, SecretText};
+use cdpipe_model::value::{Type, Value};
+use cdpipe_syntax::tree::{Arg, BinaryOp, Expr, ExprKind, Ident, Literal, StrLit, StrPart, UnaryOp};
+use cdpipe_syntax::{Diagnostic, Edit, Span};
+
+/// Texts longer than this are refused: a few interpolations of each other would otherwise fill the memory.
+const MAX_TEXT_BYTES: usize = 1 << 20;
+
+/// What is known of an expression.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Low {
+    /// Its type; `None` if something is wrong with it and a diagnostic says what.
+    pub(crate) ty: Option<Type>,
+    /// It lowered; `None` if it is wrong, or depends on an input that is not there yet.
+    pub(crate) expr: Option<Lowered>,
+}
+
+impl Low {
+    pub(crate) fn wrong() -> Self {
+        Self::default()
+    }
+
+    pub(crate) fn unknown(ty: Type) -> Self {
+        Self { ty: Some(ty), expr: None }
+    }
+
+    pub(crate) fn value(value: Value) -> Self {
+        Self { ty: Some(value.ty()), expr: Some(Lowered::Value(value)) }
+    }
+
+    pub(crate) fn symbol(ty: Type, symbol: Symbol) -> Self {
+        Self { ty: Some(ty), expr: Some(Lowered::Symbol(symbol)) }
+    }
+
+    /// The value, if it is known now.
+    pub(crate) fn known(&self) -> Option<&Value> {
+        self.expr.as_ref().and_then(Lowered::known)
+    }
+}
+
+/// Whether a value of this type may stand where that one is wanted.
+pub(crate) fn fits(found: &Type, wanted: &Type) -> bool {
+    match (found, wanted) {
+        (Type::Int, Type::Number) | (Type::Str, Type::Version) | (Type::Version, Type::Str) => true,
+        (Type::List(a), Type::List(b)) | (Type::Map(a), Type::Map(b)) => fits(a, b),
+        _ => found == wanted,
+    }
+}
+
+impl Checker<'_> {
+    /// Looks at an expression.
+    pub(crate) fn expr(&mut self, expr: &Expr, scope: &Scope<'_>) -> Low {
+        match &expr.kind {
+            ExprKind::Error => Low::wrong(),
+            ExprKind::Literal(literal) => Low::value(literal_value(*literal)),
+            ExprKind::Str(text) => self.text(text, scope),
+            ExprKind::Name(name) => self.name(name, scope),
+            ExprKind::Paren(inner) => self.expr(inner, scope),
+            ExprKind::Field(..) => self.field(expr, scope),
+            ExprKind::Index(base, index) => self.index(base, index, expr.span, scope),
+            ExprKind::Call(name, args) => self.call(name, args, expr.span, scope),
+            ExprKind::List(items) => self.list(items, scope),
+            ExprKind::Map(entries) => {
+                let mut all = std::collections::BTreeMap::new();
+                let mut ty: Option<Type> = None;
+                let (mut wrong, mut unknown) = (false, false);
+                for entry in entries {
+                    let (key, _) = crate::structure::key_text(&entry.key);
+                    let low = self.expr(&entry.value, scope);
+                    wrong |= low.ty.is_none();
+                    ty = ty.or(low.ty);
+                    match low.expr {
+                        Some(expr) => {
+                            all.insert(key, expr);
+                        }
+                        None => unknown = true,
+                    }
+                }
+                if wrong {
+                    return Low::wrong();
+                }
+                let ty = Type::Map(Box::new(ty.unwrap_or(Type::Str)));
+                if unknown { Low::unknown(ty) } else { Low { ty: Some(ty), expr: Some(Lowered::Map(all).fold()) } }
+            }
+            ExprKind::Unary(op, inner) => self.unary(*op, inner, expr.span, scope),
+            ExprKind::Binary(op, at, left, right) => self.binary(*op, *at, left, right, scope),
+            ExprKind::If(condition, then, other) => self.branch(condition, then, other, scope),
+        }
+    }
+
+    fn no_value(&mut self, span: Span, error: &EvalError) -> Low {
+        self.report(
+            Diagnostic::new(&type_code::NO_VALUE, span, format!("this has no value: {error}"))
+                .help("change it so that it has one for every input"),
+        );
+        Low::wrong()
+    }
+
+    /// Computes what can be computed now.
+    fn fold(&mut self, ty: Type, expr: Lowered, span: Span) -> Low {
+        let mut late = false;
+        expr.symbols(&mut |_| late = true);
+        if late {
+            return Low { ty: Some(ty), expr: Some(expr) };
+        }
+        match expr.eval(&|_| None) {
+            Ok(value) => Low { ty: Some(ty), expr: Some(Lowered::Value(value)) },
+            Err(error) => self.no_value(span, &error),
+        }
+    }
+
+    fn text(&mut self, text: &StrLit, scope: &Scope<'_>) -> Low {
+        if let Some(plain) = text.plain() {
+            return Low::value(Value::Str(plain));
+        }
+        let mut parts = Vec::new();
+        let (mut wrong, mut unknown, mut secret, mut bytes) = (false, false, false, 0);
+        for part in &text.parts {
+            match part {
+                StrPart::Text { value, .. } => {
+                    bytes += value.len();
+                    parts.push(Lowered::text(value.clone()));
+                }
+                StrPart::Interp { expr, .. } => {
+                    let low = self.expr(expr, scope);
+                    wrong |= low.ty.is_none();
+                    secret |= low.ty == Some(Type::Secret);
+                    if let Some(Value::Str(value)) = low.known() {
+                        bytes += value.len();
+                    }
+                    match low.expr {
+                        Some(expr) => parts.push(expr),
+                        None => unknown = true,
+                    }
+                }
+            }
+        }
+        let ty = if secret { Type::Secret } else { Type::Str };
+        if wrong {
+            return Low::wrong();
+        }
+        if bytes > MAX_TEXT_BYTES {
+            return self.no_value(text.span, &EvalError::Invalid("the text is longer than 1 MiB".to_owned()));
+        }
+        if unknown {
+            return Low::unknown(ty);
+        }
+        self.fold(ty, Lowered::Template(parts), text.span)
+    }
+
+    fn name(&mut self, name: &Ident, scope: &Scope<'_>) -> Low {
+        let text = name.text.as_str();
+        if let Some(looped) = scope.looped.filter(|looped| looped.name == text) {
+            return Low {
+                ty: looped.ty.clone(),
+                expr: looped.value.clone().map(Lowered::Value),
+            };
+        }
+        if let Some(low) = self.param(text, scope) {
+            return low;
+        }
+        if self.names.take(Names::Secret, text).is_some() {
+            let secret = Value::Secret(SecretText(vec![SecretPart::Secret(text.to_owned())]));
+            return Low { ty: Some(Type::Secret), expr: Some(Lowered::Value(secret)) };
+        }
+        if text == "reason" {
+            if matches!(scope.place, Place::Hook | Place::FileHook) {
+                return Low::symbol(Type::Str, Symbol::Reason);
+            }
+            return self.not_here(name.span, "reason", "in a hook (`on failure { … }`)");
+        }
+        if matches!(text, "ready" | "failed") {
+            if scope.measures {
+                let (ty, measure) = if text == "ready" {
+                    (Type::Percent, MeasureName::Ready)
+                } else {
+                    (Type::Int, MeasureName::Failed)
+                };
+                return Low::symbol(ty, Symbol::Metric(MetricRef { subject: Subject::Service, measure }));
+            }
+            return self.not_here(name.span, text, "in rules and gates, where something is measured");
+        }
+        if self.names.metric_blocks.contains_key(text) {
+            if scope.measures {
+                return self.metric(Subject::Service, None, name);
+            }
+            return self.not_here(name.span, text, "in rules and gates, where something is measured");
+        }
+        self.unknown_name(name, scope)
+    }
+
+    /// The parameter of this name, if there is one.
+    pub(crate) fn param(&mut self, text: &str, scope: &Scope<'_>) -> Option<Low> {
+        self.names.take(Names::Param, text)?;
+        let ty = self.names.param_types.get(text).cloned();
+        let value = match scope.sets.and_then(|sets| sets.get(text)) {
+            Some(set) => set.clone(),
+            None => self.inputs.and_then(|inputs| inputs.get(text).cloned()),
+        };
+        Some(Low { ty, expr: value.map(Lowered::Value) })
+    }
+
+    fn not_here(&mut self, span: Span, name: &str, place: &str) -> Low {
+        self.report(
+            Diagnostic::new(&code::NOT_HERE, span, format!("`{name}` is not known here"))
+                .label(format!("it is known {place}"))
+                .help(format!("use it {place}")),
+        );
+        Low::wrong()
+    }
+
+    fn unknown_name(&mut self, name: &Ident, scope: &Scope<'_>) -> Low {
+        let text = name.text.as_str();
+        let mut known: Vec<&str> = self.names.all(Names::Param);
+        known.extend(self.names.all(Names::Secret));
+        if scope.measures {
+            known.extend(self.names.metric_blocks.keys().copied());
+            known.extend(["ready", "failed"]);
+        }
+        known.sort_unstable();
+        if let Some(looped) = scope.looped {
+            known.push(&looped.name);
+        }
+        let mut diag = Diagnostic::new(&code::UNKNOWN_NAME, name.span, format!("there is no `{text}`"));
+        let thing = [
+            (Names::Service, "`.image`, `.version` or `.name`"),
+            (Names::Environment, "nothing; `environment.name` is the one around it"),
+            (Names::Node, "`.outcome` or an output, after `stage.`"),
+        ]
+        .into_iter()
+        .find(|(names, _)| {
+            if *names == Names::Node { self.names.node(text).is_some() } else { self.names.get(*names, text).is_some() }
+        });
+        if let Some((names, fields)) = thing {
+            diag.message = format!("the {} `{text}` is not a value", names.noun());
+            diag = diag.help(format!("what can be read of it: {fields}"));
+        } else if matches!(text, "git" | "pipeline" | "run" | "environment" | "stage" | "candidate" | "stable" | "baseline") {
+            diag.message = format!("`{text}` is not a value by itself");
+            diag = diag.help(format!("write `{text}.` and what of it: see `cdpipe explain {text}`"));
+        } else if let Some(near) = nearest(text, known.iter().copied()) {
+            diag = diag
+                .label(format!("did you mean `{near}`?"))
+                .help(format!("write `{near}`, or `\"{text}\"` for the text itself"))
+                .suggestion(format!("write `{near}`"), vec![Edit { span: name.span, replacement: near.to_owned() }]);
+        } else {
+            diag = diag.help(format!("declare it (`param {text}: string`), or write `\"{text}\"` for the text itself"));
+        }
+        self.report(diag);
+        Low::wrong()
+    }
+
+    fn field(&mut self, expr: &Expr, scope: &Scope<'_>) -> Low {
+        let mut path = Vec::new();
+        let mut item: Option<&Expr> = None;
+        let mut at = expr;
+        loop {
+            match &at.kind {
+                ExprKind::Field(base, field) => {
+                    path.push(field);
+                    at = base;
+                }
+                // `stage.build["linux"].digest`: one stage of a matrix.
+                ExprKind::Index(base, index) if path.len() == 1 && item.is_none() => {
+                    item = Some(index);
+                    at = base;
+                }
+                ExprKind::Name(name) => {
+                    path.push(name);
+                    break;
+                }
+                ExprKind::Error => return Low::wrong(),
+                _ => {
+                    self.report(
+                        Diagnostic::new(&code::UNKNOWN_FIELD, expr.span, "nothing can be read of this by a dot")
+                            .help("a value of a map is read by `map[\"key\"]`"),
+                    );
+                    return Low::wrong();
+                }
+            }
+        }
+        path.reverse();
+        let (root, rest) = match path.split_first() {
+            Some((root, rest)) => (*root, rest),
+            None => return Low::wrong(),
+        };
+        if item.is_some() && root.text != "stage" {
+            self.report(Diagnostic::new(&code::UNKNOWN_FIELD, expr.span, "nothing can be read of this by a dot"));
+            return Low::wrong();
+        }
+        match root.text.as_str() {
+            "git" => self.git(root, rest),
+            "pipeline" => match rest {
+                [name] if name.text == "name" => Low::value(Value::Str(self.pipeline_name.clone())),
+                [name] if name.text == "outcome" => {
+                    if scope.place == Place::FileHook {
+                        Low::symbol(Type::Str, Symbol::PipelineOutcome)
+                    } else {
+                        self.not_here(expr.span, "pipeline.outcome", "in a hook of the file (`on failure { … }`)")
+                    }
+                }
+                _ => self.unknown_field(root, rest, &["name", "outcome"]),
+            },
+            "run" => match rest {
+                [name] if name.text == "id" => {
+                    if scope.place == Place::File {
+                        self.not_here(expr.span, "run.id", "in steps and hooks")
+                    } else {
+                        Low::symbol(Type::Str, Symbol::RunId)
+                    }
+                }
+                _ => self.unknown_field(root, rest, &["id"]),
+            },
+            "environment" => self.environment_field(root, rest, expr.span, scope),
+            "stage" => self.stage_field(root, rest, item, expr.span, scope),
+            "candidate" | "stable" | "baseline" => self.side_field(root, rest, expr.span, scope),
+            text => {
+                if let Some(service) = self.names.get(Names::Service, text)
+                    && let [field] = rest
+                    && (SERVICE_FIELDS.contains(&field.text.as_str()) || self.names.get(Names::Metrics, text).is_none())
+                {
+                    let _ = self.names.take(Names::Service, text);
+                    return self.service_field(service, field, root, expr.span, scope);
+                }
+                if self.names.get(Names::Metrics, text).is_some()
+                    && let [metric] = rest
+                {
+                    if scope.measures {
+                        return self.metric(Subject::Service, Some(root), metric);
+                    }
+                    return self.not_here(expr.span, &format!("{text}.{}", metric.text), "in rules and gates, where something is measured");
+                }
+                if self.names.get(Names::Environment, text).is_some() {
+                    self.report(
+                        Diagnostic::new(&code::UNKNOWN_NAME, expr.span, format!("the environment `{text}` can't be read from outside"))
+                            .help("inside a deploy and in a service `environment.NAME` reads a variable of the environment around it"),
+                    );
+                    return Low::wrong();
+                }
+                if scope.looped.is_some_and(|looped| looped.name == text) || self.names.get(Names::Param, text).is_some() {
+                    self.report(
+                        Diagnostic::new(&code::UNKNOWN_FIELD, expr.span, format!("`{text}` has no fields"))
+                            .help(format!("a value of a map is read by `{text}[\"key\"]`")),
+                    );
+                    return Low::wrong();
+                }
+                let mut known: Vec<&str> = self.names.all(Names::Service);
+                known.extend(["git", "pipeline", "run", "environment", "stage", "candidate", "stable", "baseline"]);
+                let mut diag = Diagnostic::new(&code::UNKNOWN_NAME, root.span, format!("there is no `{text}`"));
+                if self.names.node(text).is_some() {
+                    diag = diag
+                        .label("stages are read through `stage.`")
+                        .help(format!("write `stage.{text}.…`"))
+                        .fix("put `stage.` before it", vec![Edit {
+                            span: root.span.shrink_to_start(),
+                            replacement: "stage.".to_owned(),
+                        }]);
+                } else if let Some(near) = nearest(text, known.iter().copied()) {
+                    diag = diag.label(format!("did you mean `{near}`?")).help(format!("write `{near}`")).suggestion(
+                        format!("write `{near}`"),
+                        vec![Edit { span: root.span, replacement: near.to_owned() }],
+                    );
+                } else {
+                    diag = diag.help(format!("what has fields: {}", one_of(known, 12)));
+                }
+                self.report(diag);
+                Low::wrong()
+            }
+        }
+    }
+
+    fn unknown_field(&mut self, root: &Ident, rest: &[&Ident], known: &[&str]) -> Low {
+        let Some(field) = rest.first() else { return Low::wrong() };
+        // `git.sha.short`: the first field is known, but has none itself.
+        if rest.len() > 1 && known.contains(&field.text.as_str()) {
+            self.report(
+                Diagnostic::new(&code::UNKNOWN_FIELD, rest[1].span, format!("`{}.{}` has no fields", root.text, field.text))
+                    .help(format!("write `{}.{}`", root.text, field.text)),
+            );
+            return Low::wrong();
+        }
+        let mut diag = Diagnostic::new(
+            &code::UNKNOWN_FIELD,
+            field.span,
+            format!("`{}` has no `{}`", root.text, field.text),
+        );
+        if let Some(near) = nearest(&field.text, known.iter().copied()) {
+            diag = diag
+                .label(format!("did you mean `{near}`?"))
+                .suggestion(format!("write `{near}`"), vec![Edit { span: field.span, replacement: near.to_owned() }]);
+        }
+        let help = if known.is_empty() {
+            format!("`{}` has nothing that can be read here", root.text)
+        } else {
+            format!("it has {}", one_of(known.iter().copied(), 16))
+        };
+        self.report(diag.help(help));
+        Low::wrong()
+    }
+
+    fn git(&mut self, root: &Ident, rest: &[&Ident]) -> Low {
+        let [field] = rest else { return self.unknown_field(root, rest, &["sha", "branch", "tag"]) };
+        let fact = match (field.text.as_str(), self.git) {
+            ("sha" | "branch" | "tag", None) => return Low::unknown(Type::Str),
+            ("sha", Some(git)) => git.sha.clone(),
+            ("branch", Some(git)) => git.branch.clone(),
+            ("tag", Some(git)) => git.tag.clone(),
+            _ => return self.unknown_field(root, rest, &["sha", "branch", "tag"]),
+        };
+        Low::value(Value::Str(fact))
+    }
+
+    fn environment_field(&mut self, root: &Ident, rest: &[&Ident], span: Span, scope: &Scope<'_>) -> Low {
+        let [field] = rest else { return self.unknown_field(root, rest, &["name"]) };
+        let name = match scope.around {
+            Around::None => {
+                if scope.place == Place::File {
+                    return self.not_here(span, &format!("environment.{}", field.text), "in services and inside a deploy");
+                }
+                return self.not_here(
+                    span,
+                    &format!("environment.{}", field.text),
+                    "inside a deploy (its `verify`, `watch` and `validate`) and in services",
+                );
+            }
+            Around::Any => {
+                let known = self.all_variables();
+                if field.text == "name" || known.iter().any(|name| *name == field.text) {
+                    return Low::unknown(Type::Str);
+                }
+                let known: Vec<&str> = std::iter::once("name").chain(known.iter().map(String::as_str)).collect();
+                return self.unknown_field(root, rest, &known);
+            }
+            Around::Of(name) => name,
+        };
+        if field.text == "name" {
+            return Low::value(Value::Str(name.to_owned()));
+        }
+        let Some(environment) = self.names.get(Names::Environment, name) else { return Low::wrong() };
+        let vars = environment.child(Id::Vars);
+        let Some((_, setting)) = vars.and_then(|vars| vars.inner.open.iter().find(|(key, _)| *key == field.text)) else {
+            let known: Vec<&str> = vars
+                .into_iter()
+                .flat_map(|vars| vars.inner.open.iter().map(|(key, _)| key.as_str()))
+                .chain(["name"])
+                .collect();
+            let mut diag = Diagnostic::new(
+                &code::UNKNOWN_FIELD,
+                field.span,
+                format!("the environment `{name}` has no variable `{}`", field.text),
+            )
+            .also(environment.name_span(), "this environment")
+            .help(format!("set it there (`vars {{ {} = … }}`), or read one of {}", field.text, one_of(known.iter().copied(), 12)));
+            if let Some(near) = nearest(&field.text, known.iter().copied()) {
+                diag = diag.label(format!("did you mean `{near}`?"));
+            }
+            self.report(diag);
+            return Low::wrong();
+        };
+        let low = self.expr(&setting.value, &Scope { sets: scope.sets, sets_id: scope.sets_id, ..Scope::file() });
+        // A variable is text, whatever it was written as.
+        match (low.ty, low.expr) {
+            (Some(Type::Secret), expr) => Low { ty: Some(Type::Secret), expr },
+            (Some(_), Some(Lowered::Value(value))) => Low::value(Value::Str(value.to_string())),
+            (Some(_), expr) => Low { ty: Some(Type::Str), expr: expr.map(|expr| Lowered::Template(vec![expr])) },
+            (None, _) => Low::wrong(),
+        }
+    }
+
+    fn all_variables(&self) -> Vec<String> {
+        let mut all: Vec<String> = self
+            .names
+            .blocks(Names::Environment)
+            .iter()
+            .filter_map(|environment| environment.child(Id::Vars))
+            .flat_map(|vars| vars.inner.open.iter().map(|(key, _)| key.clone()))
+            .collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    fn stage_field(&mut self, root: &Ident, rest: &[&Ident], item: Option<&Expr>, span: Span, scope: &Scope<'_>) -> Low {
+        if let [field] = rest
+            && field.text == "name"
+            && item.is_none()
+        {
+            return match (scope.node, scope.place) {
+                (_, Place::FileHook) => Low::symbol(Type::Str, Symbol::StageName),
+                (Some(node), _) => match scope.looped {
+                    Some(looped) => match &looped.value {
+                        Some(value) => Low::value(Value::Str(format!("{}[{value}]", self.names.nodes[node].name_text()))),
+                        None => Low::unknown(Type::Str),
+                    },
+                    None => Low::value(Value::Str(self.names.nodes[node].name_text().to_owned())),
+                },
+                (None, _) => self.not_here(span, "stage.name", "in steps and hooks"),
+            };
+        }
+        let (name, field) = match rest {
+            [name, field] => (*name, *field),
+            _ => {
+                self.report(
+                    Diagnostic::new(&code::UNKNOWN_FIELD, span, "`stage` is read as `stage.NAME.OUTPUT` or `stage.NAME.outcome`")
+                        .help("inside a stage `stage.name` is its own name"),
+                );
+                return Low::wrong();
+            }
+        };
+        let _ = root;
+        let Some(index) = self.names.node(&name.text) else {
+            self.unknown_reference(Names::Node, name);
+            return Low::wrong();
+        };
+        if scope.place == Place::File {
+            return self.not_here(span, &format!("stage.{}.{}", name.text, field.text), "in the stages that need it, and in hooks");
+        }
+        let block = self.names.nodes[index];
+        let node = match self.expanded(index, item, scope) {
+            Expanded::Wrong => return Low::wrong(),
+            Expanded::NotChosen => {
+                self.report(
+                    Diagnostic::new(&code::UNKNOWN_FIELD, span, format!("`{}` is a matrix, so it has several of these", name.text))
+                        .also(block.name_span(), "declared with `for`")
+                        .help(format!("say which one: `stage.{}[\"…\"].{}`", name.text, field.text)),
+                );
+                return Low::wrong();
+            }
+            Expanded::Unknown => NodeId(u32::try_from(index).unwrap_or(u32::MAX)),
+            Expanded::Node(node) => node,
+        };
+        // Whether the stage around it needs that one is asked for all uses at once, when the graph is known.
+        if let Some(user) = scope.node
+            && !(user == index && scope.place == Place::Hook)
+        {
+            self.output_uses.push((user, index, span));
+        }
+        if field.text == "outcome" {
+            return Low::symbol(Type::Str, Symbol::NodeOutcome { node, name: name.text.clone() });
+        }
+        let output = block.children(Id::Output).find(|output| output.name_text() == field.text);
+        let Some(output) = output else {
+            let known: Vec<&str> = block.children(Id::Output).map(|output| output.name_text()).chain(["outcome"]).collect();
+            let mut diag = Diagnostic::new(
+                &code::UNKNOWN_FIELD,
+                field.span,
+                format!("the stage `{}` has no output `{}`", name.text, field.text),
+            )
+            .also(block.name_span(), "this stage")
+            .help(format!("declare it there (`output {}: string`), or read {}", field.text, one_of(known.iter().copied(), 12)));
+            if let Some(near) = nearest(&field.text, known.iter().copied()) {
+                diag = diag
+                    .label(format!("did you mean `{near}`?"))
+                    .suggestion(format!("write `{near}`"), vec![Edit { span: field.span, replacement: near.to_owned() }]);
+            }
+            self.report(diag);
+            return Low::wrong();
+        };
+        let mut ignored = Vec::new();
+        let ty = output.ty.and_then(|ty| crate::names::read_type(ty, &mut ignored));
+        match ty {
+            Some(ty) => Low::symbol(ty, Symbol::Output { node, stage: name.text.clone(), name: field.text.clone() }),
+            None => Low::wrong(),
+        }
+    }
+
+    fn side_field(&mut self, root: &Ident, rest: &[&Ident], span: Span, scope: &Scope<'_>) -> Low {
+        let subject = match root.text.as_str() {
+            "candidate" => Subject::Candidate,
+            "stable" => Subject::Stable,
+            _ => Subject::Baseline,
+        };
+        let (block, field) = match rest {
+            [field] => (None, *field),
+            [block, field] => (Some(*block), *field),
+            _ => return self.unknown_field(root, rest, &[]),
+        };
+        let fact = match field.text.as_str() {
+            "url" => Some(DeployFact::Url),
+            "host" => Some(DeployFact::Host),
+            "release" => Some(DeployFact::Release),
+            "version" => Some(DeployFact::Version),
+            _ => None,
+        };
+        if let (Some(fact), None, true) = (fact, block, subject != Subject::Baseline) {
+            if scope.candidate {
+                return Low::symbol(Type::Str, Symbol::Deploy(subject, fact));
+            }
+            return self.not_here(
+                span,
+                &format!("{}.{}", root.text, field.text),
+                "inside a deploy (its `verify`, `watch` and `validate`)",
+            );
+        }
+        if !scope.sides {
+            let place = if scope.measures {
+                "in the `watch` of a deploy; a gate measures the whole service"
+            } else {
+                "in the rules of a deploy's `watch`"
+            };
+            return self.not_here(span, &format!("{}.{}", root.text, field.text), place);
+        }
+        if field.text == "requests" && block.is_none() && subject != Subject::Baseline {
+            self.requests_uses.push(span);
+            return Low::symbol(Type::Int, Symbol::Metric(MetricRef { subject, measure: MeasureName::Requests }));
+        }
+        if matches!(field.text.as_str(), "ready" | "failed") && block.is_none() {
+            self.report(
+                Diagnostic::new(&code::UNKNOWN_FIELD, field.span, format!("`{}` is asked of the whole service", field.text))
+                    .help(format!("write `{}`", field.text))
+                    .suggestion(format!("write `{}`", field.text), vec![Edit { span, replacement: field.text.clone() }]),
+            );
+            return Low::wrong();
+        }
+        self.metric(subject, block, field)
+    }
+
+    fn metric(&mut self, subject: Subject, block: Option<&Ident>, name: &Ident) -> Low {
+        let Some(blocks) = self.names.metric_blocks.get(name.text.as_str()).cloned() else {
+            let mut known: Vec<&str> = self.names.metric_blocks.keys().copied().collect();
+            known.sort_unstable();
+            if subject == Subject::Candidate || subject == Subject::Stable {
+                known.push("requests");
+            }
+            let mut diag = Diagnostic::new(&code::UNKNOWN_FIELD, name.span, format!("there is no metric `{}`", name.text));
+            if let Some(near) = nearest(&name.text, known.iter().copied()) {
+                diag = diag
+                    .label(format!("did you mean `{near}`?"))
+                    .suggestion(format!("write `{near}`"), vec![Edit { span: name.span, replacement: near.to_owned() }]);
+            }
+            let help = if known.is_empty() {
+                format!("declare it in a `metrics NAME {{ … }}`: `{}: percent = …`", name.text)
+            } else {
+                format!("the metrics are {}", one_of(known, 12))
+            };
+            self.report(diag.help(help));
+            return Low::wrong();
+        };
+        let set = match block {
+            Some(block) => match blocks.iter().find(|set| **set == block.text) {
+                Some(set) => *set,
+                None => {
+                    self.report(
+                        Diagnostic::new(
+                            &code::UNKNOWN_FIELD,
+                            block.span.to(name.span),
+                            format!("`metrics {}` has no metric `{}`", block.text, name.text),
+                        )
+                        .help(format!("`{}` is a metric of {}", name.text, one_of(blocks.iter().copied(), 8))),
+                    );
+                    return Low::wrong();
+                }
+            },
+            None => {
+                if let [one, two, ..] = blocks.as_slice() {
+                    self.report(
+                        Diagnostic::new(
+                            &metric_code::AMBIGUOUS_METRIC,
+                            name.span,
+                            format!("`{}` is a metric of `{one}` and of `{two}`", name.text),
+                        )
+                        .help(format!("write `{one}.{}` or `{two}.{}`", name.text, name.text)),
+                    );
+                    return Low::wrong();
+                }
+                match blocks.first() {
+                    Some(set) => *set,
+                    None => return Low::wrong(),
+                }
+            }
+        };
+        self.names.use_metrics(set);
+        if matches!(subject, Subject::Candidate | Subject::Stable | Subject::Baseline) {
+            self.side_uses.push((set.to_owned(), name.text.clone(), name.span, subject));
+        }
+        let unit = self.names.metric_units.iter().find(|((block, metric), _)| *block == set && *metric == name.text);
+        match unit.map(|(_, unit)| unit.clone()) {
+            Some(unit) => Low::symbol(
+                unit,
+                Symbol::Metric(MetricRef {
+                    subject,
+                    measure: MeasureName::Named { set: set.to_owned(), name: name.text.clone() },
+                }),
+            ),
+            None => Low::wrong(),
+        }
+    }
+
+    fn index(&mut self, base: &Expr, index: &Expr, span: Span, scope: &Scope<'_>) -> Low {
+        let base_low = self.expr(base, scope);
+        let index_low = self.expr(index, scope);
+        let (Some(base_ty), Some(index_ty)) = (&base_low.ty, &index_low.ty) else { return Low::wrong() };
+        let item = match (base_ty, index_ty) {
+            (Type::List(item), Type::Int) => (**item).clone(),
+            (Type::Map(item), Type::Str | Type::Version) => (**item).clone(),
+            _ => {
+                self.report(
+                    Diagnostic::new(
+                        &type_code::BAD_OPERATION,
+                        span,
+                        format!("a {base_ty} can't be indexed by a {index_ty}"),
+                    )
+                    .also(base.span, format!("a {base_ty}"))
+                    .also(index.span, format!("a {index_ty}"))
+                    .help("a list is indexed by a whole number from 0, a map by a string"),
+                );
+                return Low::wrong();
+            }
+        };
+        match (base_low.expr, index_low.expr) {
+            (Some(base), Some(index)) => self.fold(item, Lowered::Index(Box::new(base), Box::new(index)), span),
+            _ => Low::unknown(item),
+        }
+    }
+
+    fn list(&mut self, items: &[Expr], scope: &Scope<'_>) -> Low {
+        let mut ty: Option<(Type, Span)> = None;
+        let mut all = Vec::new();
+        let (mut wrong, mut unknown) = (false, false);
+        for item in items {
+            let low = self.expr(item, scope);
+            match low.ty {
+                None => wrong = true,
+                Some(found) => match &mut ty {
+                    None => ty = Some((found, item.span)),
+                    Some((first, first_span)) => {
+                        if !fits(&found, first) {
+                            if fits(first, &found) {
+                                *first = found;
+                            } else if !wrong {
+                                let (first, first_span) = (first.clone(), *first_span);
+                                self.report(
+                                    Diagnostic::new(
+                                        &type_code::MIXED,
+                                        item.span,
+                                        format!("this is a {found} in a list of {first}"),
+                                    )
+                                    .also(first_span, format!("a {first}"))
+                                    .help("the items of a list have one type"),
+                                );
+                                wrong = true;
+                            }
+                        }
+                    }
+                },
+            }
+            match low.expr {
+                Some(expr) => all.push(expr),
+                None => unknown = true,
+            }
+        }
+        if wrong {
+            return Low::wrong();
+        }
+        let ty = Type::List(Box::new(ty.map_or(Type::Str, |(ty, _)| ty)));
+        if unknown { Low::unknown(ty) } else { Low { ty: Some(ty), expr: Some(Lowered::List(all).fold()) } }
+    }
+
+    fn unary(&mut self, op: UnaryOp, inner: &Expr, span: Span, scope: &Scope<'_>) -> Low {
+        let low = self.expr(inner, scope);
+        let Some(ty) = low.ty else { return Low::wrong() };
+        let fits = match op {
+            UnaryOp::Not => ty == Type::Bool,
+            UnaryOp::Neg => matches!(ty, Type::Int | Type::Number | Type::Percent | Type::Duration),
+        };
+        if !fits {
+            let (word, wanted) = match op {
+                UnaryOp::Not => ("not", "`true` or `false`"),
+                UnaryOp::Neg => ("-", "a number"),
+            };
+            self.report(
+                Diagnostic::new(&type_code::BAD_OPERATION, span, format!("`{word}` takes {wanted}, found a {ty}"))
+                    .also(inner.span, format!("a {ty}"))
+                    .help(match ty {
+                        Type::Str | Type::Version => "ask whether it is empty: `x == \"\"`".to_owned(),
+                        _ => format!("`{word}` can't be applied to a {ty}"),
+                    }),
+            );
+            return Low::wrong();
+        }
+        match low.expr {
+            None => Low::unknown(ty),
+            Some(expr) => {
+                let expr = match op {
+                    UnaryOp::Not => Lowered::Not(Box::new(expr)),
+                    UnaryOp::Neg => Lowered::Neg(Box::new(expr)),
+                };
+                self.fold(ty, expr, span)
+            }
+        }
+    }
+
+    fn binary(&mut self, op: BinaryOp, at: Span, left: &Expr, right: &Expr, scope: &Scope<'_>) -> Low {
+        let a = self.expr(left, scope);
+        let b = self.expr(right, scope);
+        let (Some(left_ty), Some(right_ty)) = (&a.ty, &b.ty) else { return Low::wrong() };
+        let span = left.span.to(right.span);
+        let op = model_op(op);
+        if op == Op::Matches
+            && let Some(Value::Str(pattern)) = b.known()
+            && !self.regex(pattern, right.span)
+        {
+            return Low::wrong();
+        }
+        let Some(ty) = result_type(op, left_ty, right_ty) else {
+            self.bad_operation(op, at, (left, left_ty), (right, right_ty));
+            return Low::wrong();
+        };
+        match (a.expr, b.expr) {
+            // What is decided by one side alone is decided, whatever the other one is.
+            (Some(Lowered::Value(Value::Bool(false))), _) if op == Op::And => Low::value(Value::Bool(false)),
+            (Some(Lowered::Value(Value::Bool(true))), _) if op == Op::Or => Low::value(Value::Bool(true)),
+            (Some(a), Some(b)) => self.fold(ty, Lowered::Binary(op, Box::new(a), Box::new(b)), span),
+            _ => Low::unknown(ty),
+        }
+    }
+
+    fn bad_operation(&mut self, op: Op, at: Span, left: (&Expr, &Type), right: (&Expr, &Type)) {
+        let (a, b) = (left.1, right.1);
+        let symbol = op.symbol();
+        if *a == Type::Secret || *b == Type::Secret {
+            self.report(
+                Diagnostic::new(&security::PLAIN_SECRET, at, format!("`{symbol}` would look into a secret"))
+                    .also(if *a == Type::Secret { left.0.span } else { right.0.span }, "a secret")
+                    .help("a secret may only be passed on; to build a text with it write `\"…${secret}…\"`"),
+            );
+            return;
+        }
+        let verb = match op {
+            Op::Add => "added",
+            Op::Sub => "subtracted",
+            Op::Mul => "multiplied",
+            Op::Div => "divided",
+            Op::Eq | Op::Ne | Op::Lt | Op::Le | Op::Gt | Op::Ge => "compared",
+            Op::And | Op::Or => "joined",
+            Op::Matches => "matched",
+            Op::In => "looked up",
+        };
+        let mut diag = Diagnostic::new(
+            &type_code::BAD_OPERATION,
+            at,
+            format!("a {a} and a {b} can't be {verb} by `{symbol}`"),
+        )
+        .also(left.0.span, format!("a {a}"))
+        .also(right.0.span, format!("a {b}"));
+        let bare = |ty: &Type| matches!(ty, Type::Int | Type::Number);
+        let unit = |ty: &Type| match ty {
+            Type::Percent => Some("%"),
+            Type::Duration => Some("s"),
+            Type::Size => Some("Mi"),
+            _ => None,
+        };
+        let literal = |expr: &Expr| matches!(expr.kind, ExprKind::Literal(_));
+        let missing = match (unit(a), unit(b)) {
+            (Some(unit), None) if bare(b) && literal(right.0) => Some((right.0, unit)),
+            (None, Some(unit)) if bare(a) && literal(left.0) => Some((left.0, unit)),
+            _ => None,
+        };
+        diag = if let Some((number, unit)) = missing {
+            let text = self.slice(number.span).to_owned();
+            diag.help(format!("give the number its unit, for instance `{text}{unit}`"))
+        } else {
+            match op {
+                Op::And | Op::Or => diag.help("both sides must be `true` or `false`: compare them with something"),
+                Op::Matches => diag.help("`text matches 'pattern'` takes two strings"),
+                Op::In => diag.help("`x in list` takes a list of the same type on its right"),
+                Op::Add if matches!(a, Type::Str) || matches!(b, Type::Str) => {
+                    diag.help("put both into one string: `\"${a}${b}\"`")
+                }
+                _ => diag.help("both sides must have the same unit"),
+            }
+        };
+        self.report(diag);
+    }
+
+    fn branch(&mut self, condition: &Expr, then: &Expr, other: &Expr, scope: &Scope<'_>) -> Low {
+        let c = self.expr(condition, scope);
+        let a = self.expr(then, scope);
+        let b = self.expr(other, scope);
+        if let Some(ty) = c.ty.as_ref().filter(|ty| **ty != Type::Bool) {
+            self.report(
+                Diagnostic::new(
+                    &type_code::WRONG_TYPE,
+                    condition.span,
+                    format!("the condition of an `if` is `true` or `false`, found a {ty}"),
+                )
+                .help("compare it with something: `if x == \"y\" then … else …`"),
+            );
+            return Low::wrong();
+        }
+        let (Some(_), Some(x), Some(y)) = (&c.ty, &a.ty, &b.ty) else { return Low::wrong() };
+        let ty = if fits(x, y) {
+            y.clone()
+        } else if fits(y, x) {
+            x.clone()
+        } else {
+            self.report(
+                Diagnostic::new(&type_code::MIXED, then.span.to(other.span), format!("one branch is a {x}, the other a {y}"))
+                    .also(then.span, format!("a {x}"))
+                    .also(other.span, format!("a {y}"))
+                    .help("both branches of an `if` have one type"),
+            );
+            return Low::wrong();
+        };
+        match (c.known(), a.expr, b.expr) {
+            (Some(Value::Bool(true)), Some(a), _) => Low { ty: Some(ty), expr: Some(a) },
+            (Some(Value::Bool(false)), _, Some(b)) => Low { ty: Some(ty), expr: Some(b) },
+            (_, Some(a), Some(b)) => match c.expr {
+                Some(c) => Low { ty: Some(ty), expr: Some(Lowered::If(Box::new(c), Box::new(a), Box::new(b))) },
+                None => Low::unknown(ty),
+            },
+            _ => Low::unknown(ty),
+        }
+    }
+
+    fn call(&mut self, name: &Ident, args: &[Arg], span: Span, scope: &Scope<'_>) -> Low {
+        let Some(function) = schema::function(&name.text) else {
+            let names: Vec<&str> = schema::FUNCTIONS.iter().filter(|f| f.func.is_some()).map(|f| f.name).collect();
+            let mut diag =
+                Diagnostic::new(&code::UNKNOWN_FUNCTION, name.span, format!("there is no function `{}`", name.text));
+            if let Some(near) = nearest(&name.text, names.iter().copied()) {
+                diag = diag
+                    .label(format!("did you mean `{near}`?"))
+                    .suggestion(format!("write `{near}`"), vec![Edit { span: name.span, replacement: near.to_owned() }]);
+            }
+            self.report(diag.help(format!("the functions are {}", one_of(names, 20))));
+            for arg in args {
+                self.expr(&arg.value, scope);
+            }
+            return Low::wrong();
+        };
+        let Some(func) = function.func else {
+            self.report(
+                Diagnostic::new(&code::NOT_HERE, span, format!("`{}` may not be called here", name.text))
+                    .help(format!("`{}`: {}", function.signature, function.doc)),
+            );
+            return Low::wrong();
+        };
+        let lows: Vec<Low> = args.iter().map(|arg| self.expr(&arg.value, scope)).collect();
+        if let Some(named) = args.iter().find_map(|arg| arg.name.as_ref()) {
+            self.report(
+                Diagnostic::new(
+                    &type_code::BAD_ARGUMENTS,
+                    named.span,
+                    format!("`{}` has no argument named `{}`", name.text, named.text),
+                )
+                .help(format!("it is called `{}`", function.signature)),
+            );
+            return Low::wrong();
+        }
+        if args.len() < function.arity.0 || args.len() > function.arity.1 {
+            let wanted = if function.arity.0 == function.arity.1 {
+                format!("{}", function.arity.0)
+            } else {
+                format!("at least {}", function.arity.0)
+            };
+            self.report(
+                Diagnostic::new(
+                    &type_code::BAD_ARGUMENTS,
+                    span,
+                    format!("`{}` takes {wanted} arguments, found {}", name.text, args.len()),
+                )
+                .help(format!("it is called `{}`", function.signature)),
+            );
+            return Low::wrong();
+        }
+        let Some(types) = lows.iter().map(|low| low.ty.clone()).collect::<Option<Vec<_>>>() else { return Low::wrong() };
+        let Some(ty) = call_type(func, &types) else {
+            let found: Vec<String> = types.iter().map(ToString::to_string).collect();
+            self.report(
+                Diagnostic::new(
+                    &type_code::BAD_ARGUMENTS,
+                    span,
+                    format!("`{}` does not take ({})", name.text, found.join(", ")),
+                )
+                .help(format!("it is called `{}`. {}", function.signature, function.doc)),
+            );
+            return Low::wrong();
+        };
+        match lows.into_iter().map(|low| low.expr).collect::<Option<Vec<_>>>() {
+            Some(args) => self.fold(ty, Lowered::Call(func, args), span),
+            None => Low::unknown(ty),
+        }
+    }
+
+    /// Whether the pattern is one; says so if not.
+    pub(crate) fn regex(&mut self, pattern: &str, span: Span) -> bool {
+        if self.good_patterns.contains(pattern) {
+            return true;
+        }
+        match regex::RegexBuilder::new(pattern).size_limit(1 << 20).build() {
+            Ok(_) => {
+                self.good_patterns.insert(pattern.to_owned());
+                true
+            }
+            Err(error) => {
+                let text = error.to_string();
+                let why = text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+                self.report(
+                    Diagnostic::new(&value_code::BAD_REGEX, span, format!("this is not a regular expression: {why}"))
+                        .help("the syntax is that of RE2; a character with a meaning of its own is written `\\.`"),
+                );
+                false
+            }
+        }
+    }
+}
+
+/// Fields of a service that expressions may read.
+pub(crate) const SERVICE_FIELDS: &[&str] = &["name", "image", "version", "port", "replicas", "host"];
+
+/// One stage of a matrix, or the only one.
+pub(crate) enum Expanded {
+    /// A diagnostic was given.
+    Wrong,
+    /// It is a matrix, and nothing says which.
+    NotChosen,
+    /// Not known without inputs.
+    Unknown,
+    /// This one.
+    Node(NodeId),
+}
+
+/// The type of a call, or `None` if the function does not take these types.
+fn call_type(func: Func, types: &[Type]) -> Option<Type> {
+    let text = |ty: &Type| matches!(ty, Type::Str | Type::Version);
+    let plain = |ty: &Type| matches!(ty, Type::Int | Type::Number);
+    match (func, types) {
+        (Func::Min | Func::Max, [first, rest @ ..]) => {
+            let mut ty = first.clone();
+            if !(plain(&ty) || matches!(ty, Type::Percent | Type::Duration | Type::Size) || text(&ty)) {
+                return None;
+            }
+            for other in rest {
+                result_type(Op::Lt, &ty, other)?;
+                if *other == Type::Number {
+                    ty = Type::Number;
+                }
+            }
+            Some(ty)
+        }
+        (Func::Abs, [ty]) => {
+            (plain(ty) || matches!(ty, Type::Percent | Type::Duration | Type::Size)).then(|| ty.clone())
+        }
+        (Func::Floor | Func::Ceil | Func::Round, [ty]) => plain(ty).then_some(Type::Int),
+        (Func::Length, [ty]) => (text(ty) || matches!(ty, Type::List(_) | Type::Map(_))).then_some(Type::Int),
+        (Func::Lower | Func::Upper | Func::Trim, [ty]) => text(ty).then_some(Type::Str),
+        (Func::Replace, [a, b, c]) => (text(a) && text(b) && text(c)).then_some(Type::Str),
+        (Func::Split, [a, b]) => (text(a) && text(b)).then(|| Type::List(Box::new(Type::Str))),
+        (Func::Join, [Type::List(_), between]) => text(between).then_some(Type::Str),
+        (Func::StartsWith | Func::EndsWith, [a, b]) => (text(a) && text(b)).then_some(Type::Bool),
+        (Func::Base64Decode, [Type::Secret]) => Some(Type::Secret),
+        _ => None,
+    }
+}
+
+fn model_op(op: BinaryOp) -> Op {
+    match op {
+        BinaryOp::Or => Op::Or,
+        BinaryOp::And => Op::And,
+        BinaryOp::Eq => Op::Eq,
+        BinaryOp::Ne => Op::Ne,
+        BinaryOp::Lt => Op::Lt,
+        BinaryOp::Le => Op::Le,
+        BinaryOp::Gt => Op::Gt,
+        BinaryOp::Ge => Op::Ge,
+        BinaryOp::Matches => Op::Matches,
+        BinaryOp::In => Op::In,
+        BinaryOp::Add => Op::Add,
+        BinaryOp::Sub => Op::Sub,
+        BinaryOp::Mul => Op::Mul,
+        BinaryOp::Div => Op::Div,
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "durations stay far below 2^53 milliseconds")]
+fn literal_value(literal: Literal) -> Value {
+    match literal {
+        Literal::Bool(b) => Value::Bool(b),
+        Literal::Int(n) => Value::Int(n),
+        Literal::Number(n) => Value::Number(n),
+        Literal::Percent(n) => Value::Percent(n),
+        Literal::DurationMs(ms) => Value::Duration(ms as f64),
+        Literal::SizeBytes(bytes) => Value::Size(bytes),
+    }
+}

@@ -1,0 +1,169 @@
+//! Environments: targets, routers, variables, freezes.
+
+use super::{Body, Form, Id, Kind, Names, Open, Part, Setting, Statement, Variant};
+use super::service;
+
+pub(super) static ENVIRONMENT: Statement =
+    Statement::new(Id::Environment, "environment", "a target, its traffic router, variables and protection")
+        .parts(&[Part::Declares(Names::Environment)])
+        .body(&ENVIRONMENT_BODY)
+        .example(
+            "environment production {\n  target  kubernetes { context = \"prod\", namespace = \"production\" }\n  \
+             traffic istio { virtual_service = \"myapp\" }\n  freeze  \"Fri 16:00 .. Mon 08:00 Europe/Madrid\"\n}",
+        );
+
+static ENVIRONMENT_BODY: Body = Body::new(
+    &[Setting::new(
+        "protected",
+        Kind::Bool,
+        "In delivery mode it may be reached only through a gate. Environments named `production` or `prod` are.",
+    )
+    .default("false")],
+    &[&TARGET, &TRAFFIC, &VARS, &FREEZE, &service::ROUTE],
+)
+.not_empty();
+
+static TARGET: Statement = Statement::new(Id::Target, "target", "where instances run")
+    .parts(&[Part::Choice("KIND", &TARGETS)])
+    .once()
+    .example("target swarm { endpoint = \"unix:///var/run/docker.sock\", network = \"app-network\" }");
+
+static TARGETS: [Variant; 5] = [
+    Variant::new("local", "processes on this machine").optional_body(&LOCAL),
+    Variant::new("docker", "a Docker engine").optional_body(&DOCKER),
+    Variant::new("swarm", "Docker Swarm").optional_body(&DOCKER),
+    Variant::new("kubernetes", "a Kubernetes cluster").optional_body(&KUBERNETES),
+    Variant::new("hosts", "machines over SSH").body(&HOSTS),
+];
+
+static LOCAL: Body = Body::new(
+    &[
+        Setting::new(
+            "dir",
+            Kind::Str(Form::Path),
+            "Where releases, logs and state of the processes lie; by default in cdpipe's state directory.",
+        ),
+        Setting::new("host", Kind::Str(Form::Plain), "Address the instances listen on.").default("\"127.0.0.1\""),
+    ],
+    &[],
+);
+
+static DOCKER: Body = Body::new(
+    &[
+        Setting::new("endpoint", Kind::Str(Form::Endpoint), "The engine: `unix://…`, `tcp://…`; by default `$DOCKER_HOST`."),
+        Setting::new("network", Kind::Str(Form::Plain), "The network that instances join."),
+    ],
+    &[],
+);
+
+static KUBERNETES: Body = Body::new(
+    &[
+        Setting::new("context", Kind::Str(Form::Plain), "Context of the kubeconfig; by default the current one."),
+        Setting::new("namespace", Kind::Str(Form::Plain), "Namespace; by default that of the context."),
+        Setting::new("kubeconfig", Kind::Str(Form::Path), "Path of the kubeconfig; by default `$KUBECONFIG`."),
+    ],
+    &[],
+);
+
+static HOSTS: Body = Body::new(
+    &[
+        Setting::new("hosts", Kind::List(&Kind::Str(Form::Plain)), "The machines: `host`, `user@host`, `host:port`.")
+            .required(),
+        Setting::new("user", Kind::Str(Form::Plain), "User, where a machine names none."),
+        Setting::new("identity", Kind::Str(Form::Path), "Path of the private key; by default the agent's keys."),
+        Setting::new("dir", Kind::Str(Form::Path), "Where releases lie on each machine.").default("\"/var/lib/cdpipe\""),
+    ],
+    &[],
+);
+
+static TRAFFIC: Statement = Statement::new(Id::Traffic, "traffic", "how users' traffic is steered")
+    .parts(&[Part::Choice("KIND", &ROUTERS)])
+    .once()
+    .example("traffic proxy { listen = \"127.0.0.1:8080\" }");
+
+static ROUTERS: [Variant; 7] = [
+    Variant::new("proxy", "the built-in reverse proxy").optional_body(&PROXY),
+    Variant::new("nginx", "nginx, by one generated include").body(&NGINX),
+    Variant::new("haproxy", "HAProxy, by its runtime socket").body(&HAPROXY),
+    Variant::new("service", "a Kubernetes Service's selector").optional_body(&KUBE_SERVICE),
+    Variant::new("istio", "an Istio VirtualService").body(&ISTIO),
+    Variant::new("gateway", "a Gateway API HTTPRoute").body(&GATEWAY),
+    Variant::new("replicas", "the share of replicas: no router at all").optional_body(&REPLICAS),
+];
+
+const LISTEN: Setting = Setting::new("listen", Kind::Listen, "Where users come in: a port, or an address with one.");
+
+static PROXY: Body = Body::new(
+    &[
+        LISTEN.default("8080"),
+        Setting::new(
+            "dir",
+            Kind::Str(Form::Path),
+            "Where the proxy keeps its state and control socket; by default in cdpipe's state directory.",
+        ),
+    ],
+    &[],
+);
+
+static NGINX: Body = Body::new(
+    &[
+        Setting::new("config", Kind::Str(Form::Path), "The include that cdpipe writes; no other file is touched.").required(),
+        LISTEN,
+        Setting::new("container", Kind::Str(Form::Plain), "The container nginx runs in, if it does."),
+        Setting::new("test", Kind::Argv, "How a configuration is tested.").default("[\"nginx\", \"-t\"]"),
+        Setting::new("reload", Kind::Argv, "How it is reloaded.").default("[\"nginx\", \"-s\", \"reload\"]"),
+    ],
+    &[],
+);
+
+static HAPROXY: Body = Body::new(
+    &[
+        Setting::new("socket", Kind::Str(Form::Path), "The runtime socket, with level admin.").required(),
+        Setting::new("backend", Kind::Str(Form::Plain), "The backend; by default the service's name."),
+        LISTEN,
+    ],
+    &[],
+);
+
+static KUBE_SERVICE: Body =
+    Body::new(&[Setting::new("name", Kind::Str(Form::Plain), "The Service; by default named as the service.")], &[]);
+
+static ISTIO: Body = Body::new(
+    &[
+        Setting::new("virtual_service", Kind::Str(Form::Plain), "The VirtualService whose backends are changed.").required(),
+        Setting::new("destination_rule", Kind::Str(Form::Plain), "The DestinationRule, where subsets are used."),
+    ],
+    &[],
+);
+
+static GATEWAY: Body = Body::new(
+    &[Setting::new("http_route", Kind::Str(Form::Plain), "The HTTPRoute whose backends are changed.").required()],
+    &[],
+);
+
+static REPLICAS: Body = Body::new(&[], &[]);
+
+static VARS: Statement = Statement::new(Id::Vars, "vars", "variables for every `run` step and instance there")
+    .body(&VARIABLES)
+    .once()
+    .doc("`environment.NAME` reads one in the pipeline.")
+    .example("vars { API_ENDPOINT = \"https://api.example.com\" }");
+
+/// Environment variables.
+pub(super) static VARIABLES: Body = Body::new(&[], &[])
+    .open(Open {
+        label: "VARIABLE",
+        kind: Kind::Scalar,
+        typed: false,
+        dotted: false,
+        doc: "An environment variable; a number, a duration or the like is written as the language writes it.",
+    })
+    .not_empty();
+
+static FREEZE: Statement = Statement::new(Id::Freeze, "freeze", "when nothing may be changed there")
+    .parts(&[Part::Arg("WINDOW", Kind::Str(Form::Window))])
+    .doc(
+        "`Fri 16:00 .. Mon 08:00 Europe/Madrid` spans days; `Mon..Fri 09:00-17:00 Europe/Madrid` is a time of each of these \
+         days. The time zone is an IANA name.",
+    )
+    .example("freeze \"Fri 16:00 .. Mon 08:00 Europe/Madrid\"");

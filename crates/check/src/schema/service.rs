@@ -1,0 +1,121 @@
+//! Services: what is deployed.
+
+use super::place::VARIABLES;
+use super::{Body, Form, Id, Kind, Member, Names, Open, Part, Setting, Statement, Variant, m};
+
+pub(super) static SERVICE: Statement = Statement::new(Id::Service, "service", "what is deployed")
+    .parts(&[Part::Declares(Names::Service)])
+    .body(&SERVICE_BODY)
+    .doc("It is made from one of `image`, `command`, `compose` and `manifest`.")
+    .example(
+        "service web {\n  image    = \"ghcr.io/acme/web:${version}\"\n  port     = 3000\n  replicas = 6\n  \
+         health   http \"/health\" { every = 2s, within = 60s }\n}",
+    );
+
+static SERVICE_BODY: Body = Body::new(
+    &[
+        Setting::new("image", Kind::Str(Form::Image), "A container image with tag or digest.").late(),
+        Setting::new(
+            "command",
+            Kind::Argv,
+            "Program and arguments: a process, or the arguments of an image. Never read by a shell.",
+        )
+        .late(),
+        Setting::new("artifact", Kind::Str(Form::Path), "A file or directory that is copied into the release; the program runs from there.")
+            .late(),
+        Setting::new("compose", Kind::Str(Form::Compose), "A service of a compose file: `docker-compose.yml#app`."),
+        Setting::new("manifest", Kind::Str(Form::Glob), "Kubernetes manifests: a path or a glob."),
+        Setting::new("workload", Kind::Str(Form::Workload), "Which of the manifests is the workload: `Deployment/web`."),
+        Setting::new("container", Kind::Str(Form::Plain), "Which container of the workload is the service."),
+        Setting::new("name", Kind::Str(Form::Plain), "Its name on the platform, where that differs."),
+        Setting::new("adopt", Kind::Bool, "Take over what runs there already under that name.").default("false"),
+        Setting::new(
+            "version",
+            Kind::Str(Form::Plain),
+            "The label of the release; by default the parameter `version`, or else the image's tag.",
+        )
+        .late(),
+        Setting::new("port", Kind::Int(1, 65_535), "The port an instance listens on; a local process gets a free one in `$PORT`."),
+        Setting::new("replicas", Kind::Int(0, 10_000), "Wanted instances.").default("1").late(),
+        Setting::new("drain", Kind::Duration(0), "How long requests in flight may take to finish before an instance stops.")
+            .default("30s"),
+        Setting::new("retain", Kind::Int(1, 100), "How many former releases are kept for a rollback.").default("5"),
+    ],
+    &[&ENV, &LABELS, &RESOURCES, &HEALTH, &ROUTE],
+)
+.not_empty();
+
+/// `env { … }`.
+pub(super) static ENV: Statement = Statement::new(Id::Env, "env", "environment variables")
+    .body(&VARIABLES)
+    .once()
+    .doc("Values may hold secrets.")
+    .example("env { ENV = environment.name, TOKEN = token }");
+
+static LABELS: Statement = Statement::new(Id::Labels, "labels", "labels of each instance, where the platform has them")
+    .body(&LABELS_BODY)
+    .once()
+    .example("labels { team = \"shop\" }");
+
+static LABELS_BODY: Body = Body::new(&[], &[])
+    .open(Open { label: "LABEL", kind: Kind::Str(Form::Plain), typed: false, dotted: true, doc: "A label." })
+    .not_empty();
+
+static RESOURCES: Statement = Statement::new(Id::Resources, "resources", "what an instance may use")
+    .body(&RESOURCES_BODY)
+    .once()
+    .example("resources { cpu = 0.5, memory = 256Mi }");
+
+static RESOURCES_BODY: Body = Body::new(
+    &[
+        Setting::new("cpu", Kind::Number(0.001, 1024.0), "Processors; `0.5` is half of one."),
+        Setting::new("memory", Kind::Size, "Memory."),
+        Setting::new("cpu_limit", Kind::Number(0.001, 1024.0), "Most processors, where it may exceed `cpu`."),
+        Setting::new("memory_limit", Kind::Size, "Most memory, where it may exceed `memory`."),
+    ],
+    &[],
+)
+.not_empty();
+
+static HEALTH_KINDS: [Member; 2] =
+    [m("ready", "a failure takes it out of the traffic"), m("live", "a failure restarts it")];
+
+static HEALTH: Statement = Statement::new(Id::Health, "health", "how readiness is asked")
+    .parts(&[Part::Opt(&[Part::Arg("KIND", Kind::Enum(&HEALTH_KINDS))]), Part::Choice("CHECK", &HEALTH_CHECKS)])
+    .optional_body(&HEALTH_BODY)
+    .doc("It is asked from where the instance lives. Without `ready` or `live` it is `ready`.")
+    .example("health http \"/health\" { every = 2s, timeout = 5s, failures = 3, within = 60s }");
+
+static HEALTH_CHECKS: [Variant; 3] = [
+    Variant::new("http", "GET answers 2xx or 3xx").parts(&[Part::Arg("PATH", Kind::Str(Form::HttpPath))]),
+    Variant::new("command", "a shell command ends with 0").parts(&[Part::Arg("SCRIPT", Kind::Str(Form::Shell))]),
+    Variant::new("tcp", "the port accepts a connection"),
+];
+
+static HEALTH_BODY: Body = Body::new(
+    &[
+        Setting::new("every", Kind::Duration(10), "Between two questions.").default("2s"),
+        Setting::new("timeout", Kind::Duration(1), "How long one answer may take.").default("5s"),
+        Setting::new("failures", Kind::Int(1, 1000), "Consecutive misses that make an instance unready.").default("3"),
+        Setting::new("within", Kind::Duration(1), "How long a new instance may take to become ready.").default("60s"),
+    ],
+    &[],
+);
+
+/// `route { … }` of a service or an environment.
+pub(super) static ROUTE: Statement = Statement::new(Id::ServiceRoute, "route", "where users reach the service")
+    .body(&ROUTE_BODY)
+    .once()
+    .doc("In an environment it gives defaults for every service there.")
+    .example("route { host = \"shop.example.com\" }");
+
+static ROUTE_BODY: Body = Body::new(
+    &[
+        Setting::new("host", Kind::Str(Form::Plain), "Host header, where a listener is shared."),
+        Setting::new("path", Kind::Str(Form::HttpPath), "Path prefix, where a host is shared."),
+        Setting::new("listen", Kind::Listen, "Where the router listens, instead of the environment's."),
+        Setting::new("object", Kind::Str(Form::Plain), "The router's own object, where it has a name."),
+    ],
+    &[],
+)
+.not_empty();
