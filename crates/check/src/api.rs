@@ -181,7 +181,9 @@ pub fn plan(checked: &Checked, inputs: &Inputs) -> Result<Plan, Vec<Diagnostic>>
 }
 
 fn sort(diags: &mut [Diagnostic]) {
-    diags.sort_by_key(|diag| (diag.primary.span.source, diag.primary.span.start, diag.primary.span.end, diag.code()));
+    diags.sort_by_key(|diag| {
+        (diag.primary.span.source, diag.primary.span.start, diag.primary.span.end, diag.code())
+    });
 }
 
 /// All statements of all files, matched with the schema.
@@ -201,7 +203,10 @@ fn read_tops<'t>(sources: &Sources, files: &'t [File], diags: &mut Vec<Diagnosti
                         Diagnostic::new(
                             &code::NOT_IN_USED_FILE,
                             block.stmt.keyword.span,
-                            format!("`{}` may not stand in a file that is brought in by `use`", block.spec.keyword),
+                            format!(
+                                "`{}` may not stand in a file that is brought in by `use`",
+                                block.spec.keyword
+                            ),
                         )
                         .help("move it into the pipeline's own file"),
                     );
@@ -216,7 +221,8 @@ fn read_tops<'t>(sources: &Sources, files: &'t [File], diags: &mut Vec<Diagnosti
 
 /// The name that the file gives, or else that of the file.
 fn pipeline_name(root_path: &str, tops: &[Block<'_>]) -> String {
-    let given = tops.iter().find(|block| block.spec.id == Id::Pipeline).map(|block| block.name_text().to_owned());
+    let given =
+        tops.iter().find(|block| block.spec.id == Id::Pipeline).map(|block| block.name_text().to_owned());
     given.filter(|name| !name.is_empty()).unwrap_or_else(|| {
         let file = root_path.rsplit(['/', '\\']).next().unwrap_or_default();
         let stem = file.strip_suffix(".cd").unwrap_or(file);
@@ -239,12 +245,14 @@ fn load(
             .entries
             .iter()
             .filter_map(|entry| match entry {
-                Entry::Statement(statement) if statement.keyword.text == "use" => match statement.parts.first() {
-                    Some(cdpipe_syntax::tree::Part::Expr(expr)) => {
-                        crate::values::as_text(expr).and_then(|text| text.plain()).map(|path| (path, expr.span))
+                Entry::Statement(statement) if statement.keyword.text == "use" => {
+                    match statement.parts.first() {
+                        Some(cdpipe_syntax::tree::Part::Expr(expr)) => crate::values::as_text(expr)
+                            .and_then(|text| text.plain())
+                            .map(|path| (path, expr.span)),
+                        _ => None,
                     }
-                    _ => None,
-                },
+                }
                 _ => None,
             })
             .collect();
@@ -266,9 +274,13 @@ fn load(
                 while let Some(file) = up {
                     if file == known {
                         diags.push(
-                            Diagnostic::new(&code::USE_FAILED, span, format!("`{path}` leads back to itself"))
-                                .label("it is being brought in already")
-                                .help("remove one of the `use` on the way"),
+                            Diagnostic::new(
+                                &code::USE_FAILED,
+                                span,
+                                format!("`{path}` leads back to itself"),
+                            )
+                            .label("it is being brought in already")
+                            .help("remove one of the `use` on the way"),
                         );
                         break;
                     }
@@ -278,8 +290,12 @@ fn load(
             }
             if files.len() >= MAX_FILES {
                 diags.push(
-                    Diagnostic::new(&code::USE_FAILED, span, format!("the pipeline uses more than {MAX_FILES} files"))
-                        .help("bring in fewer files"),
+                    Diagnostic::new(
+                        &code::USE_FAILED,
+                        span,
+                        format!("the pipeline uses more than {MAX_FILES} files"),
+                    )
+                    .help("bring in fewer files"),
                 );
                 return;
             }
@@ -308,10 +324,16 @@ fn resolve(base: &str, path: &str) -> Result<String, (String, &'static str)> {
         return Err(("the path is empty".to_owned(), "write `use \"./lib.cd\"`"));
     }
     if path.contains("://") {
-        return Err((format!("`{path}` is a URL"), "copy the file into the repository and name it by a relative path"));
+        return Err((
+            format!("`{path}` is a URL"),
+            "copy the file into the repository and name it by a relative path",
+        ));
     }
     if path.starts_with('/') || path.starts_with('\\') || path.get(1..2) == Some(":") {
-        return Err((format!("`{path}` is an absolute path"), "name it relative to this file: `use \"./lib.cd\"`"));
+        return Err((
+            format!("`{path}` is an absolute path"),
+            "name it relative to this file: `use \"./lib.cd\"`",
+        ));
     }
     let folder = base.rsplit_once('/').map_or("", |(folder, _)| folder);
     let joined = if folder.is_empty() {

@@ -3,8 +3,8 @@
 use crate::api::GitFacts;
 use crate::expr::{Expanded, Low, SERVICE_FIELDS};
 use crate::names::Declared;
-use crate::schema::{Id, Kind, Names};
-use crate::scope::{Around, Place, Scope};
+use crate::schema::{Id, Kind};
+use crate::scope::{Around, Scope};
 use crate::sources::Sources;
 use crate::structure::Block;
 use cdpipe_model::expr::{Expr as Lowered, Subject};
@@ -161,7 +161,8 @@ impl<'b> Checker<'b> {
         let inner_diags = std::mem::replace(&mut self.diags, outer_diags);
         self.seen = outer_seen;
         self.resolving.pop();
-        if scope.around == Around::None && inner_diags.iter().any(|diag| diag.code() == crate::codes::names::NOT_HERE.code)
+        if scope.around == Around::None
+            && inner_diags.iter().any(|diag| diag.code() == crate::codes::names::NOT_HERE.code)
         {
             self.report(
                 Diagnostic::new(
@@ -194,7 +195,11 @@ impl<'b> Checker<'b> {
             other => match service.setting(other) {
                 Some(setting) => self.expr(&setting.value, scope),
                 None => {
-                    if other == "port" { Low::value(Value::Int(0)) } else { Low::value(Value::Str(String::new())) }
+                    if other == "port" {
+                        Low::value(Value::Int(0))
+                    } else {
+                        Low::value(Value::Str(String::new()))
+                    }
                 }
             },
         }
@@ -214,7 +219,9 @@ impl<'b> Checker<'b> {
         let image = service.setting("image").map(|setting| self.expr(&setting.value, scope));
         match image {
             Some(low) => match low.known() {
-                Some(Value::Str(text)) => Low::value(Value::Str(image_tag(text).unwrap_or_default().to_owned())),
+                Some(Value::Str(text)) => {
+                    Low::value(Value::Str(image_tag(text).unwrap_or_default().to_owned()))
+                }
                 _ => match low.expr {
                     None if low.ty.is_some() => Low::unknown(Type::Str),
                     _ => Low::value(Value::Str(String::new())),
@@ -264,17 +271,29 @@ impl<'b> Checker<'b> {
         if expansion.nodes.iter().any(|(found, _)| found.is_none()) {
             return Expanded::Unknown;
         }
-        match expansion.nodes.iter().find(|(found, _)| found.as_ref().is_some_and(|found| found.to_string() == value.to_string())) {
+        match expansion
+            .nodes
+            .iter()
+            .find(|(found, _)| found.as_ref().is_some_and(|found| found.to_string() == value.to_string()))
+        {
             Some((_, id)) => Expanded::Node(NodeId(*id)),
             None => {
-                let known: Vec<String> = expansion.nodes.iter().filter_map(|(value, _)| value.as_ref()).map(ToString::to_string).collect();
+                let known: Vec<String> = expansion
+                    .nodes
+                    .iter()
+                    .filter_map(|(value, _)| value.as_ref())
+                    .map(ToString::to_string)
+                    .collect();
                 self.report(
                     Diagnostic::new(
                         &crate::codes::names::UNKNOWN_FIELD,
                         item.span,
                         format!("the matrix `{}` has no `{value}`", self.names.nodes[index].name_text()),
                     )
-                    .help(format!("its values are {}", crate::suggest::one_of(known.iter().map(String::as_str), 12))),
+                    .help(format!(
+                        "its values are {}",
+                        crate::suggest::one_of(known.iter().map(String::as_str), 12)
+                    )),
                 );
                 Expanded::Wrong
             }
@@ -291,7 +310,8 @@ impl<'b> Checker<'b> {
         static SCALAR: Kind = Kind::Scalar;
         let mut map = std::collections::BTreeMap::new();
         let Some(child) = block.child(id) else { return map };
-        let kind = child.spec.body.body().and_then(|body| body.open.as_ref()).map_or(&SCALAR, |open| &open.kind);
+        let kind =
+            child.spec.body.body().and_then(|body| body.open.as_ref()).map_or(&SCALAR, |open| &open.kind);
         for (key, setting) in &child.inner.open {
             let got = self.kind(kind, &setting.value, scope, key, true);
             self.credential(key, &setting.value);
@@ -306,16 +326,4 @@ pub(crate) fn image_tag(reference: &str) -> Option<&str> {
     let name = reference.split('@').next().unwrap_or_default();
     let last = name.rsplit('/').next().unwrap_or_default();
     last.split_once(':').map(|(_, tag)| tag)
-}
-
-impl Scope<'_> {
-    /// Whether values of the run are known: in steps and hooks.
-    pub(crate) fn in_hook(&self) -> bool {
-        matches!(self.place, Place::Hook | Place::FileHook)
-    }
-}
-
-/// All names of this kind that are declared, with what declares them.
-pub(crate) fn declared<'b>(names: &Declared<'b>, kind: Names) -> Vec<(&'b str, &'b Block<'b>)> {
-    names.blocks(kind).into_iter().map(|block| (block.name_text(), block)).collect()
 }

@@ -75,7 +75,8 @@ impl<'n> Graph<'n> {
         sources.sort_unstable();
         sources.dedup();
         for chunk in sources.chunks(64) {
-            let bit: HashMap<usize, u32> = chunk.iter().zip(0..).map(|(source, bit)| (*source, bit)).collect();
+            let bit: HashMap<usize, u32> =
+                chunk.iter().zip(0..).map(|(source, bit)| (*source, bit)).collect();
             let mut masks = vec![0_u64; self.needs.len()];
             for node in &self.order {
                 let mut mask = 0;
@@ -133,10 +134,13 @@ fn tell_circle(checker: &mut Checker<'_>, needs: &[Vec<Need>], members: &[usize]
         names.splice(6..names.len() - 5, ["…".to_owned()]);
     }
     names.push(format!("`{}`", name(start)));
-    let mut diag =
-        Diagnostic::new(&code::CYCLE, path[0].1, format!("these need each other in a circle: {}", names.join(" needs ")))
-            .label("this need is part of the circle")
-            .help("remove one of these needs");
+    let mut diag = Diagnostic::new(
+        &code::CYCLE,
+        path[0].1,
+        format!("these need each other in a circle: {}", names.join(" needs ")),
+    )
+    .label("this need is part of the circle")
+    .help("remove one of these needs");
     for (node, span) in path.iter().skip(1).take(6) {
         let text = format!("`{}` needs this", name(*node));
         diag = diag.also(*span, text);
@@ -166,8 +170,12 @@ fn outputs(checker: &mut Checker<'_>, graph: &Graph<'_>) {
         let (user, used) = (checker.names.nodes[user], checker.names.nodes[used]);
         let (user_name, used_name) = (user.name_text().to_owned(), used.name_text().to_owned());
         let diag = if user_name == used_name {
-            Diagnostic::new(&code::OUTPUT_NOT_NEEDED, span, format!("`{user_name}` reads its own output, which is there only after it has succeeded"))
-                .help("read it in a later stage, or in a hook of this one")
+            Diagnostic::new(
+                &code::OUTPUT_NOT_NEEDED,
+                span,
+                format!("`{user_name}` reads its own output, which is there only after it has succeeded"),
+            )
+            .help("read it in a later stage, or in a hook of this one")
         } else {
             let mut diag = Diagnostic::new(
                 &code::OUTPUT_NOT_NEEDED,
@@ -179,10 +187,17 @@ fn outputs(checker: &mut Checker<'_>, graph: &Graph<'_>) {
                 Some(setting) => match &setting.value.kind {
                     cdpipe_syntax::tree::ExprKind::List(items) => {
                         let edit = match items.last() {
-                            Some(last) => cdpipe_syntax::Edit { span: last.span.shrink_to_end(), replacement: format!(", {used_name}") },
-                            None => cdpipe_syntax::Edit { span: setting.value.span, replacement: format!("[{used_name}]") },
+                            Some(last) => cdpipe_syntax::Edit {
+                                span: last.span.shrink_to_end(),
+                                replacement: format!(", {used_name}"),
+                            },
+                            None => cdpipe_syntax::Edit {
+                                span: setting.value.span,
+                                replacement: format!("[{used_name}]"),
+                            },
                         };
-                        diag.help(format!("add `{used_name}` to its `needs`")).suggestion(format!("add `{used_name}` to `needs`"), vec![edit])
+                        diag.help(format!("add `{used_name}` to its `needs`"))
+                            .suggestion(format!("add `{used_name}` to `needs`"), vec![edit])
                     }
                     _ => diag.help(format!("add `{used_name}` to its `needs`")),
                 },
@@ -211,7 +226,10 @@ fn deploys(checker: &mut Checker<'_>, graph: &Graph<'_>) {
     for ((service, environment), mut group) in keys {
         for (node, span) in &group {
             let block = checker.names.nodes[*node];
-            let alone = checker.expansions.get(*node).is_some_and(|expansion| expansion.nodes.len() == 1 && expansion.nodes[0].0.is_some());
+            let alone = checker
+                .expansions
+                .get(*node)
+                .is_some_and(|expansion| expansion.nodes.len() == 1 && expansion.nodes[0].0.is_some());
             if block.looped.is_some() && !alone {
                 let name = block.name_text().to_owned();
                 checker.report(
@@ -236,12 +254,17 @@ fn deploys(checker: &mut Checker<'_>, graph: &Graph<'_>) {
         if ordered {
             continue;
         }
-        let (a, b) = (checker.names.nodes[first.0].name_text().to_owned(), checker.names.nodes[second.0].name_text().to_owned());
+        let (a, b) = (
+            checker.names.nodes[first.0].name_text().to_owned(),
+            checker.names.nodes[second.0].name_text().to_owned(),
+        );
         checker.report(
             Diagnostic::new(
                 &code::UNORDERED_DEPLOYS,
                 second.1,
-                format!("`{a}` and `{b}` both deploy `{service}` to `{environment}`, and neither needs the other"),
+                format!(
+                    "`{a}` and `{b}` both deploy `{service}` to `{environment}`, and neither needs the other"
+                ),
             )
             .also(first.1, format!("`{a}` deploys it here"))
             .help(format!("let one need the other: `needs = [{a}]` in `{b}`")),
@@ -262,7 +285,9 @@ fn guards(checker: &mut Checker<'_>, graph: &Graph<'_>, mode: Option<Mode>) {
             if guarded[node] {
                 continue;
             }
-            let Some(block) = checker.names.get(crate::schema::Names::Environment, &environment) else { continue };
+            let Some(block) = checker.names.get(crate::schema::Names::Environment, &environment) else {
+                continue;
+            };
             let said = block.setting("protected");
             let protected = match said {
                 Some(setting) => matches!(
@@ -310,8 +335,12 @@ fn guards(checker: &mut Checker<'_>, graph: &Graph<'_>, mode: Option<Mode>) {
     }
     for span in std::mem::take(&mut checker.irreversible_hooks) {
         checker.report(
-            Diagnostic::new(&crate::codes::lints::HOOK_CANT_BE_UNDONE, span, "this hook does something that can't be taken back")
-                .help("let a hook only tell and tidy up; do what is irreversible in a stage, behind a gate"),
+            Diagnostic::new(
+                &crate::codes::lints::HOOK_CANT_BE_UNDONE,
+                span,
+                "this hook does something that can't be taken back",
+            )
+            .help("let a hook only tell and tidy up; do what is irreversible in a stage, behind a gate"),
         );
     }
 }

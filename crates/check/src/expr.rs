@@ -3,7 +3,9 @@
 //! checking without inputs) there is a type and no expression.
 
 use crate::checker::Checker;
-use crate::codes::{metrics as metric_code, names as code, security, types as type_code, values as value_code};
+use crate::codes::{
+    metrics as metric_code, names as code, security, types as type_code, values as value_code,
+};
 use crate::schema::{self, Id, Names};
 use crate::scope::{Around, Place, Scope};
 use crate::suggest::{nearest, one_of};
@@ -93,7 +95,11 @@ impl Checker<'_> {
                     return Low::wrong();
                 }
                 let ty = Type::Map(Box::new(ty.unwrap_or(Type::Str)));
-                if unknown { Low::unknown(ty) } else { Low { ty: Some(ty), expr: Some(Lowered::Map(all).fold()) } }
+                if unknown {
+                    Low::unknown(ty)
+                } else {
+                    Low { ty: Some(ty), expr: Some(Lowered::Map(all).fold()) }
+                }
             }
             ExprKind::Unary(op, inner) => self.unary(*op, inner, expr.span, scope),
             ExprKind::Binary(op, at, left, right) => self.binary(*op, *at, left, right, scope),
@@ -164,10 +170,7 @@ impl Checker<'_> {
     fn name(&mut self, name: &Ident, scope: &Scope<'_>) -> Low {
         let text = name.text.as_str();
         if let Some(looped) = scope.looped.filter(|looped| looped.name == text) {
-            return Low {
-                ty: looped.ty.clone(),
-                expr: looped.value.clone().map(Lowered::Value),
-            };
+            return Low { ty: looped.ty.clone(), expr: looped.value.clone().map(Lowered::Value) };
         }
         if let Some(low) = self.param(text, scope) {
             return low;
@@ -242,21 +245,33 @@ impl Checker<'_> {
         ]
         .into_iter()
         .find(|(names, _)| {
-            if *names == Names::Node { self.names.node(text).is_some() } else { self.names.get(*names, text).is_some() }
+            if *names == Names::Node {
+                self.names.node(text).is_some()
+            } else {
+                self.names.get(*names, text).is_some()
+            }
         });
         if let Some((names, fields)) = thing {
             diag.message = format!("the {} `{text}` is not a value", names.noun());
             diag = diag.help(format!("what can be read of it: {fields}"));
-        } else if matches!(text, "git" | "pipeline" | "run" | "environment" | "stage" | "candidate" | "stable" | "baseline") {
+        } else if matches!(
+            text,
+            "git" | "pipeline" | "run" | "environment" | "stage" | "candidate" | "stable" | "baseline"
+        ) {
             diag.message = format!("`{text}` is not a value by itself");
             diag = diag.help(format!("write `{text}.` and what of it: see `cdpipe explain {text}`"));
         } else if let Some(near) = nearest(text, known.iter().copied()) {
             diag = diag
                 .label(format!("did you mean `{near}`?"))
                 .help(format!("write `{near}`, or `\"{text}\"` for the text itself"))
-                .suggestion(format!("write `{near}`"), vec![Edit { span: name.span, replacement: near.to_owned() }]);
+                .suggestion(
+                    format!("write `{near}`"),
+                    vec![Edit { span: name.span, replacement: near.to_owned() }],
+                );
         } else {
-            diag = diag.help(format!("declare it (`param {text}: string`), or write `\"{text}\"` for the text itself"));
+            diag = diag.help(format!(
+                "declare it (`param {text}: string`), or write `\"{text}\"` for the text itself"
+            ));
         }
         self.report(diag);
         Low::wrong()
@@ -284,8 +299,12 @@ impl Checker<'_> {
                 ExprKind::Error => return Low::wrong(),
                 _ => {
                     self.report(
-                        Diagnostic::new(&code::UNKNOWN_FIELD, expr.span, "nothing can be read of this by a dot")
-                            .help("a value of a map is read by `map[\"key\"]`"),
+                        Diagnostic::new(
+                            &code::UNKNOWN_FIELD,
+                            expr.span,
+                            "nothing can be read of this by a dot",
+                        )
+                        .help("a value of a map is read by `map[\"key\"]`"),
                     );
                     return Low::wrong();
                 }
@@ -297,7 +316,11 @@ impl Checker<'_> {
             None => return Low::wrong(),
         };
         if item.is_some() && root.text != "stage" {
-            self.report(Diagnostic::new(&code::UNKNOWN_FIELD, expr.span, "nothing can be read of this by a dot"));
+            self.report(Diagnostic::new(
+                &code::UNKNOWN_FIELD,
+                expr.span,
+                "nothing can be read of this by a dot",
+            ));
             return Low::wrong();
         }
         match root.text.as_str() {
@@ -308,7 +331,11 @@ impl Checker<'_> {
                     if scope.place == Place::FileHook {
                         Low::symbol(Type::Str, Symbol::PipelineOutcome)
                     } else {
-                        self.not_here(expr.span, "pipeline.outcome", "in a hook of the file (`on failure { … }`)")
+                        self.not_here(
+                            expr.span,
+                            "pipeline.outcome",
+                            "in a hook of the file (`on failure { … }`)",
+                        )
                     }
                 }
                 _ => self.unknown_field(root, rest, &["name", "outcome"]),
@@ -329,7 +356,8 @@ impl Checker<'_> {
             text => {
                 if let Some(service) = self.names.get(Names::Service, text)
                     && let [field] = rest
-                    && (SERVICE_FIELDS.contains(&field.text.as_str()) || self.names.get(Names::Metrics, text).is_none())
+                    && (SERVICE_FIELDS.contains(&field.text.as_str())
+                        || self.names.get(Names::Metrics, text).is_none())
                 {
                     let _ = self.names.take(Names::Service, text);
                     return self.service_field(service, field, root, expr.span, scope);
@@ -340,7 +368,11 @@ impl Checker<'_> {
                     if scope.measures {
                         return self.metric(Subject::Service, Some(root), metric);
                     }
-                    return self.not_here(expr.span, &format!("{text}.{}", metric.text), "in rules and gates, where something is measured");
+                    return self.not_here(
+                        expr.span,
+                        &format!("{text}.{}", metric.text),
+                        "in rules and gates, where something is measured",
+                    );
                 }
                 if self.names.get(Names::Environment, text).is_some() {
                     self.report(
@@ -349,7 +381,9 @@ impl Checker<'_> {
                     );
                     return Low::wrong();
                 }
-                if scope.looped.is_some_and(|looped| looped.name == text) || self.names.get(Names::Param, text).is_some() {
+                if scope.looped.is_some_and(|looped| looped.name == text)
+                    || self.names.get(Names::Param, text).is_some()
+                {
                     self.report(
                         Diagnostic::new(&code::UNKNOWN_FIELD, expr.span, format!("`{text}` has no fields"))
                             .help(format!("a value of a map is read by `{text}[\"key\"]`")),
@@ -357,21 +391,37 @@ impl Checker<'_> {
                     return Low::wrong();
                 }
                 let mut known: Vec<&str> = self.names.all(Names::Service);
-                known.extend(["git", "pipeline", "run", "environment", "stage", "candidate", "stable", "baseline"]);
-                let mut diag = Diagnostic::new(&code::UNKNOWN_NAME, root.span, format!("there is no `{text}`"));
+                known.extend([
+                    "git",
+                    "pipeline",
+                    "run",
+                    "environment",
+                    "stage",
+                    "candidate",
+                    "stable",
+                    "baseline",
+                ]);
+                let mut diag =
+                    Diagnostic::new(&code::UNKNOWN_NAME, root.span, format!("there is no `{text}`"));
                 if self.names.node(text).is_some() {
                     diag = diag
                         .label("stages are read through `stage.`")
                         .help(format!("write `stage.{text}.…`"))
-                        .fix("put `stage.` before it", vec![Edit {
-                            span: root.span.shrink_to_start(),
-                            replacement: "stage.".to_owned(),
-                        }]);
+                        .fix(
+                            "put `stage.` before it",
+                            vec![Edit {
+                                span: root.span.shrink_to_start(),
+                                replacement: "stage.".to_owned(),
+                            }],
+                        );
                 } else if let Some(near) = nearest(text, known.iter().copied()) {
-                    diag = diag.label(format!("did you mean `{near}`?")).help(format!("write `{near}`")).suggestion(
-                        format!("write `{near}`"),
-                        vec![Edit { span: root.span, replacement: near.to_owned() }],
-                    );
+                    diag = diag
+                        .label(format!("did you mean `{near}`?"))
+                        .help(format!("write `{near}`"))
+                        .suggestion(
+                            format!("write `{near}`"),
+                            vec![Edit { span: root.span, replacement: near.to_owned() }],
+                        );
                 } else {
                     diag = diag.help(format!("what has fields: {}", one_of(known, 12)));
                 }
@@ -386,8 +436,12 @@ impl Checker<'_> {
         // `git.sha.short`: the first field is known, but has none itself.
         if rest.len() > 1 && known.contains(&field.text.as_str()) {
             self.report(
-                Diagnostic::new(&code::UNKNOWN_FIELD, rest[1].span, format!("`{}.{}` has no fields", root.text, field.text))
-                    .help(format!("write `{}.{}`", root.text, field.text)),
+                Diagnostic::new(
+                    &code::UNKNOWN_FIELD,
+                    rest[1].span,
+                    format!("`{}.{}` has no fields", root.text, field.text),
+                )
+                .help(format!("write `{}.{}`", root.text, field.text)),
             );
             return Low::wrong();
         }
@@ -397,9 +451,10 @@ impl Checker<'_> {
             format!("`{}` has no `{}`", root.text, field.text),
         );
         if let Some(near) = nearest(&field.text, known.iter().copied()) {
-            diag = diag
-                .label(format!("did you mean `{near}`?"))
-                .suggestion(format!("write `{near}`"), vec![Edit { span: field.span, replacement: near.to_owned() }]);
+            diag = diag.label(format!("did you mean `{near}`?")).suggestion(
+                format!("write `{near}`"),
+                vec![Edit { span: field.span, replacement: near.to_owned() }],
+            );
         }
         let help = if known.is_empty() {
             format!("`{}` has nothing that can be read here", root.text)
@@ -427,7 +482,11 @@ impl Checker<'_> {
         let name = match scope.around {
             Around::None => {
                 if scope.place == Place::File {
-                    return self.not_here(span, &format!("environment.{}", field.text), "in services and inside a deploy");
+                    return self.not_here(
+                        span,
+                        &format!("environment.{}", field.text),
+                        "in services and inside a deploy",
+                    );
                 }
                 return self.not_here(
                     span,
@@ -437,10 +496,11 @@ impl Checker<'_> {
             }
             Around::Any => {
                 let known = self.all_variables();
-                if field.text == "name" || known.iter().any(|name| *name == field.text) {
+                if field.text == "name" || known.contains(&field.text) {
                     return Low::unknown(Type::Str);
                 }
-                let known: Vec<&str> = std::iter::once("name").chain(known.iter().map(String::as_str)).collect();
+                let known: Vec<&str> =
+                    std::iter::once("name").chain(known.iter().map(String::as_str)).collect();
                 return self.unknown_field(root, rest, &known);
             }
             Around::Of(name) => name,
@@ -450,7 +510,9 @@ impl Checker<'_> {
         }
         let Some(environment) = self.names.get(Names::Environment, name) else { return Low::wrong() };
         let vars = environment.child(Id::Vars);
-        let Some((_, setting)) = vars.and_then(|vars| vars.inner.open.iter().find(|(key, _)| *key == field.text)) else {
+        let Some((_, setting)) =
+            vars.and_then(|vars| vars.inner.open.iter().find(|(key, _)| *key == field.text))
+        else {
             let known: Vec<&str> = vars
                 .into_iter()
                 .flat_map(|vars| vars.inner.open.iter().map(|(key, _)| key.as_str()))
@@ -462,19 +524,26 @@ impl Checker<'_> {
                 format!("the environment `{name}` has no variable `{}`", field.text),
             )
             .also(environment.name_span(), "this environment")
-            .help(format!("set it there (`vars {{ {} = … }}`), or read one of {}", field.text, one_of(known.iter().copied(), 12)));
+            .help(format!(
+                "set it there (`vars {{ {} = … }}`), or read one of {}",
+                field.text,
+                one_of(known.iter().copied(), 12)
+            ));
             if let Some(near) = nearest(&field.text, known.iter().copied()) {
                 diag = diag.label(format!("did you mean `{near}`?"));
             }
             self.report(diag);
             return Low::wrong();
         };
-        let low = self.expr(&setting.value, &Scope { sets: scope.sets, sets_id: scope.sets_id, ..Scope::file() });
+        let low =
+            self.expr(&setting.value, &Scope { sets: scope.sets, sets_id: scope.sets_id, ..Scope::file() });
         // A variable is text, whatever it was written as.
         match (low.ty, low.expr) {
             (Some(Type::Secret), expr) => Low { ty: Some(Type::Secret), expr },
             (Some(_), Some(Lowered::Value(value))) => Low::value(Value::Str(value.to_string())),
-            (Some(_), expr) => Low { ty: Some(Type::Str), expr: expr.map(|expr| Lowered::Template(vec![expr])) },
+            (Some(_), expr) => {
+                Low { ty: Some(Type::Str), expr: expr.map(|expr| Lowered::Template(vec![expr])) }
+            }
             (None, _) => Low::wrong(),
         }
     }
@@ -492,7 +561,14 @@ impl Checker<'_> {
         all
     }
 
-    fn stage_field(&mut self, root: &Ident, rest: &[&Ident], item: Option<&Expr>, span: Span, scope: &Scope<'_>) -> Low {
+    fn stage_field(
+        &mut self,
+        root: &Ident,
+        rest: &[&Ident],
+        item: Option<&Expr>,
+        span: Span,
+        scope: &Scope<'_>,
+    ) -> Low {
         if let [field] = rest
             && field.text == "name"
             && item.is_none()
@@ -501,7 +577,9 @@ impl Checker<'_> {
                 (_, Place::FileHook) => Low::symbol(Type::Str, Symbol::StageName),
                 (Some(node), _) => match scope.looped {
                     Some(looped) => match &looped.value {
-                        Some(value) => Low::value(Value::Str(format!("{}[{value}]", self.names.nodes[node].name_text()))),
+                        Some(value) => {
+                            Low::value(Value::Str(format!("{}[{value}]", self.names.nodes[node].name_text())))
+                        }
                         None => Low::unknown(Type::Str),
                     },
                     None => Low::value(Value::Str(self.names.nodes[node].name_text().to_owned())),
@@ -513,8 +591,12 @@ impl Checker<'_> {
             [name, field] => (*name, *field),
             _ => {
                 self.report(
-                    Diagnostic::new(&code::UNKNOWN_FIELD, span, "`stage` is read as `stage.NAME.OUTPUT` or `stage.NAME.outcome`")
-                        .help("inside a stage `stage.name` is its own name"),
+                    Diagnostic::new(
+                        &code::UNKNOWN_FIELD,
+                        span,
+                        "`stage` is read as `stage.NAME.OUTPUT` or `stage.NAME.outcome`",
+                    )
+                    .help("inside a stage `stage.name` is its own name"),
                 );
                 return Low::wrong();
             }
@@ -525,16 +607,24 @@ impl Checker<'_> {
             return Low::wrong();
         };
         if scope.place == Place::File {
-            return self.not_here(span, &format!("stage.{}.{}", name.text, field.text), "in the stages that need it, and in hooks");
+            return self.not_here(
+                span,
+                &format!("stage.{}.{}", name.text, field.text),
+                "in the stages that need it, and in hooks",
+            );
         }
         let block = self.names.nodes[index];
         let node = match self.expanded(index, item, scope) {
             Expanded::Wrong => return Low::wrong(),
             Expanded::NotChosen => {
                 self.report(
-                    Diagnostic::new(&code::UNKNOWN_FIELD, span, format!("`{}` is a matrix, so it has several of these", name.text))
-                        .also(block.name_span(), "declared with `for`")
-                        .help(format!("say which one: `stage.{}[\"…\"].{}`", name.text, field.text)),
+                    Diagnostic::new(
+                        &code::UNKNOWN_FIELD,
+                        span,
+                        format!("`{}` is a matrix, so it has several of these", name.text),
+                    )
+                    .also(block.name_span(), "declared with `for`")
+                    .help(format!("say which one: `stage.{}[\"…\"].{}`", name.text, field.text)),
                 );
                 return Low::wrong();
             }
@@ -552,18 +642,24 @@ impl Checker<'_> {
         }
         let output = block.children(Id::Output).find(|output| output.name_text() == field.text);
         let Some(output) = output else {
-            let known: Vec<&str> = block.children(Id::Output).map(|output| output.name_text()).chain(["outcome"]).collect();
+            let known: Vec<&str> =
+                block.children(Id::Output).map(|output| output.name_text()).chain(["outcome"]).collect();
             let mut diag = Diagnostic::new(
                 &code::UNKNOWN_FIELD,
                 field.span,
                 format!("the stage `{}` has no output `{}`", name.text, field.text),
             )
             .also(block.name_span(), "this stage")
-            .help(format!("declare it there (`output {}: string`), or read {}", field.text, one_of(known.iter().copied(), 12)));
+            .help(format!(
+                "declare it there (`output {}: string`), or read {}",
+                field.text,
+                one_of(known.iter().copied(), 12)
+            ));
             if let Some(near) = nearest(&field.text, known.iter().copied()) {
-                diag = diag
-                    .label(format!("did you mean `{near}`?"))
-                    .suggestion(format!("write `{near}`"), vec![Edit { span: field.span, replacement: near.to_owned() }]);
+                diag = diag.label(format!("did you mean `{near}`?")).suggestion(
+                    format!("write `{near}`"),
+                    vec![Edit { span: field.span, replacement: near.to_owned() }],
+                );
             }
             self.report(diag);
             return Low::wrong();
@@ -571,7 +667,9 @@ impl Checker<'_> {
         let mut ignored = Vec::new();
         let ty = output.ty.and_then(|ty| crate::names::read_type(ty, &mut ignored));
         match ty {
-            Some(ty) => Low::symbol(ty, Symbol::Output { node, stage: name.text.clone(), name: field.text.clone() }),
+            Some(ty) => {
+                Low::symbol(ty, Symbol::Output { node, stage: name.text.clone(), name: field.text.clone() })
+            }
             None => Low::wrong(),
         }
     }
@@ -614,13 +712,23 @@ impl Checker<'_> {
         }
         if field.text == "requests" && block.is_none() && subject != Subject::Baseline {
             self.requests_uses.push(span);
-            return Low::symbol(Type::Int, Symbol::Metric(MetricRef { subject, measure: MeasureName::Requests }));
+            return Low::symbol(
+                Type::Int,
+                Symbol::Metric(MetricRef { subject, measure: MeasureName::Requests }),
+            );
         }
         if matches!(field.text.as_str(), "ready" | "failed") && block.is_none() {
             self.report(
-                Diagnostic::new(&code::UNKNOWN_FIELD, field.span, format!("`{}` is asked of the whole service", field.text))
-                    .help(format!("write `{}`", field.text))
-                    .suggestion(format!("write `{}`", field.text), vec![Edit { span, replacement: field.text.clone() }]),
+                Diagnostic::new(
+                    &code::UNKNOWN_FIELD,
+                    field.span,
+                    format!("`{}` is asked of the whole service", field.text),
+                )
+                .help(format!("write `{}`", field.text))
+                .suggestion(
+                    format!("write `{}`", field.text),
+                    vec![Edit { span, replacement: field.text.clone() }],
+                ),
             );
             return Low::wrong();
         }
@@ -634,11 +742,16 @@ impl Checker<'_> {
             if subject == Subject::Candidate || subject == Subject::Stable {
                 known.push("requests");
             }
-            let mut diag = Diagnostic::new(&code::UNKNOWN_FIELD, name.span, format!("there is no metric `{}`", name.text));
+            let mut diag = Diagnostic::new(
+                &code::UNKNOWN_FIELD,
+                name.span,
+                format!("there is no metric `{}`", name.text),
+            );
             if let Some(near) = nearest(&name.text, known.iter().copied()) {
-                diag = diag
-                    .label(format!("did you mean `{near}`?"))
-                    .suggestion(format!("write `{near}`"), vec![Edit { span: name.span, replacement: near.to_owned() }]);
+                diag = diag.label(format!("did you mean `{near}`?")).suggestion(
+                    format!("write `{near}`"),
+                    vec![Edit { span: name.span, replacement: near.to_owned() }],
+                );
             }
             let help = if known.is_empty() {
                 format!("declare it in a `metrics NAME {{ … }}`: `{}: percent = …`", name.text)
@@ -658,7 +771,11 @@ impl Checker<'_> {
                             block.span.to(name.span),
                             format!("`metrics {}` has no metric `{}`", block.text, name.text),
                         )
-                        .help(format!("`{}` is a metric of {}", name.text, one_of(blocks.iter().copied(), 8))),
+                        .help(format!(
+                            "`{}` is a metric of {}",
+                            name.text,
+                            one_of(blocks.iter().copied(), 8)
+                        )),
                     );
                     return Low::wrong();
                 }
@@ -685,7 +802,8 @@ impl Checker<'_> {
         if matches!(subject, Subject::Candidate | Subject::Stable | Subject::Baseline) {
             self.side_uses.push((set.to_owned(), name.text.clone(), name.span, subject));
         }
-        let unit = self.names.metric_units.iter().find(|((block, metric), _)| *block == set && *metric == name.text);
+        let unit =
+            self.names.metric_units.iter().find(|((block, metric), _)| *block == set && *metric == name.text);
         match unit.map(|(_, unit)| unit.clone()) {
             Some(unit) => Low::symbol(
                 unit,
@@ -720,7 +838,9 @@ impl Checker<'_> {
             }
         };
         match (base_low.expr, index_low.expr) {
-            (Some(base), Some(index)) => self.fold(item, Lowered::Index(Box::new(base), Box::new(index)), span),
+            (Some(base), Some(index)) => {
+                self.fold(item, Lowered::Index(Box::new(base), Box::new(index)), span)
+            }
             _ => Low::unknown(item),
         }
     }
@@ -781,12 +901,16 @@ impl Checker<'_> {
                 UnaryOp::Neg => ("-", "a number"),
             };
             self.report(
-                Diagnostic::new(&type_code::BAD_OPERATION, span, format!("`{word}` takes {wanted}, found a {ty}"))
-                    .also(inner.span, format!("a {ty}"))
-                    .help(match ty {
-                        Type::Str | Type::Version => "ask whether it is empty: `x == \"\"`".to_owned(),
-                        _ => format!("`{word}` can't be applied to a {ty}"),
-                    }),
+                Diagnostic::new(
+                    &type_code::BAD_OPERATION,
+                    span,
+                    format!("`{word}` takes {wanted}, found a {ty}"),
+                )
+                .also(inner.span, format!("a {ty}"))
+                .help(match ty {
+                    Type::Str | Type::Version => "ask whether it is empty: `x == \"\"`".to_owned(),
+                    _ => format!("`{word}` can't be applied to a {ty}"),
+                }),
             );
             return Low::wrong();
         }
@@ -873,7 +997,9 @@ impl Checker<'_> {
             diag.help(format!("give the number its unit, for instance `{text}{unit}`"))
         } else {
             match op {
-                Op::And | Op::Or => diag.help("both sides must be `true` or `false`: compare them with something"),
+                Op::And | Op::Or => {
+                    diag.help("both sides must be `true` or `false`: compare them with something")
+                }
                 Op::Matches => diag.help("`text matches 'pattern'` takes two strings"),
                 Op::In => diag.help("`x in list` takes a list of the same type on its right"),
                 Op::Add if matches!(a, Type::Str) || matches!(b, Type::Str) => {
@@ -907,10 +1033,14 @@ impl Checker<'_> {
             x.clone()
         } else {
             self.report(
-                Diagnostic::new(&type_code::MIXED, then.span.to(other.span), format!("one branch is a {x}, the other a {y}"))
-                    .also(then.span, format!("a {x}"))
-                    .also(other.span, format!("a {y}"))
-                    .help("both branches of an `if` have one type"),
+                Diagnostic::new(
+                    &type_code::MIXED,
+                    then.span.to(other.span),
+                    format!("one branch is a {x}, the other a {y}"),
+                )
+                .also(then.span, format!("a {x}"))
+                .also(other.span, format!("a {y}"))
+                .help("both branches of an `if` have one type"),
             );
             return Low::wrong();
         };
@@ -918,7 +1048,9 @@ impl Checker<'_> {
             (Some(Value::Bool(true)), Some(a), _) => Low { ty: Some(ty), expr: Some(a) },
             (Some(Value::Bool(false)), _, Some(b)) => Low { ty: Some(ty), expr: Some(b) },
             (_, Some(a), Some(b)) => match c.expr {
-                Some(c) => Low { ty: Some(ty), expr: Some(Lowered::If(Box::new(c), Box::new(a), Box::new(b))) },
+                Some(c) => {
+                    Low { ty: Some(ty), expr: Some(Lowered::If(Box::new(c), Box::new(a), Box::new(b))) }
+                }
                 None => Low::unknown(ty),
             },
             _ => Low::unknown(ty),
@@ -927,13 +1059,18 @@ impl Checker<'_> {
 
     fn call(&mut self, name: &Ident, args: &[Arg], span: Span, scope: &Scope<'_>) -> Low {
         let Some(function) = schema::function(&name.text) else {
-            let names: Vec<&str> = schema::FUNCTIONS.iter().filter(|f| f.func.is_some()).map(|f| f.name).collect();
-            let mut diag =
-                Diagnostic::new(&code::UNKNOWN_FUNCTION, name.span, format!("there is no function `{}`", name.text));
+            let names: Vec<&str> =
+                schema::FUNCTIONS.iter().filter(|f| f.func.is_some()).map(|f| f.name).collect();
+            let mut diag = Diagnostic::new(
+                &code::UNKNOWN_FUNCTION,
+                name.span,
+                format!("there is no function `{}`", name.text),
+            );
             if let Some(near) = nearest(&name.text, names.iter().copied()) {
-                diag = diag
-                    .label(format!("did you mean `{near}`?"))
-                    .suggestion(format!("write `{near}`"), vec![Edit { span: name.span, replacement: near.to_owned() }]);
+                diag = diag.label(format!("did you mean `{near}`?")).suggestion(
+                    format!("write `{near}`"),
+                    vec![Edit { span: name.span, replacement: near.to_owned() }],
+                );
             }
             self.report(diag.help(format!("the functions are {}", one_of(names, 20))));
             for arg in args {
@@ -976,7 +1113,9 @@ impl Checker<'_> {
             );
             return Low::wrong();
         }
-        let Some(types) = lows.iter().map(|low| low.ty.clone()).collect::<Option<Vec<_>>>() else { return Low::wrong() };
+        let Some(types) = lows.iter().map(|low| low.ty.clone()).collect::<Option<Vec<_>>>() else {
+            return Low::wrong();
+        };
         let Some(ty) = call_type(func, &types) else {
             let found: Vec<String> = types.iter().map(ToString::to_string).collect();
             self.report(
@@ -1009,8 +1148,14 @@ impl Checker<'_> {
                 let text = error.to_string();
                 let why = text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
                 self.report(
-                    Diagnostic::new(&value_code::BAD_REGEX, span, format!("this is not a regular expression: {why}"))
-                        .help("the syntax is that of RE2; a character with a meaning of its own is written `\\.`"),
+                    Diagnostic::new(
+                        &value_code::BAD_REGEX,
+                        span,
+                        format!("this is not a regular expression: {why}"),
+                    )
+                    .help(
+                        "the syntax is that of RE2; a character with a meaning of its own is written `\\.`",
+                    ),
                 );
                 false
             }

@@ -10,7 +10,17 @@ use std::collections::{HashMap, HashSet};
 
 /// Names that expressions know already.
 const BUILT_IN_ROOTS: &[&str] = &[
-    "git", "pipeline", "run", "environment", "stage", "candidate", "stable", "baseline", "reason", "ready", "failed",
+    "git",
+    "pipeline",
+    "run",
+    "environment",
+    "stage",
+    "candidate",
+    "stable",
+    "baseline",
+    "reason",
+    "ready",
+    "failed",
 ];
 
 /// All declarations of all files.
@@ -201,7 +211,9 @@ pub(crate) fn read_type(ty: &TypeExpr, diags: &mut Vec<Diagnostic>) -> Option<Ty
                 vec![cdpipe_syntax::Edit { span: ty.name.span, replacement: here.to_owned() }],
             );
         }
-        diag = diag.help("the types are `string int number bool percent duration size version`, `list(T)` and `map(T)`");
+        diag = diag.help(
+            "the types are `string int number bool percent duration size version`, `list(T)` and `map(T)`",
+        );
     }
     diags.push(diag);
     None

@@ -23,8 +23,17 @@ const PREFIXES: &[(&str, usize)] = &[
     ("AIza", 30),
 ];
 
-const NAMES: &[&str] =
-    &["password", "passwd", "secret", "token", "apikey", "api_key", "private_key", "credential", "authorization"];
+const NAMES: &[&str] = &[
+    "password",
+    "passwd",
+    "secret",
+    "token",
+    "apikey",
+    "api_key",
+    "private_key",
+    "credential",
+    "authorization",
+];
 
 impl Checker<'_> {
     /// A setting whose name says that it holds a credential, with a literal text.
@@ -52,7 +61,10 @@ impl Checker<'_> {
                 let starts = text[..at].chars().next_back().is_none_or(|before| !word(before));
                 let rest = text[at + prefix.len()..].chars().take_while(|c| word(*c)).count();
                 if starts && rest >= *least {
-                    self.hard_coded(span, &format!("this text holds what looks like a credential (`{prefix}…`)"));
+                    self.hard_coded(
+                        span,
+                        &format!("this text holds what looks like a credential (`{prefix}…`)"),
+                    );
                     return;
                 }
             }
@@ -63,7 +75,9 @@ impl Checker<'_> {
             self.hard_coded(span, "this text holds a webhook, and whoever has it can post there");
         } else if let Some((_, rest)) = text.split_once("://")
             && let Some((user, _)) = rest.split(['/', '?', ' ']).next().unwrap_or_default().rsplit_once('@')
-            && user.split_once(':').is_some_and(|(_, password)| !password.is_empty() && !password.starts_with('$'))
+            && user
+                .split_once(':')
+                .is_some_and(|(_, password)| !password.is_empty() && !password.starts_with('$'))
         {
             self.hard_coded(span, "this URL holds a password");
         }

@@ -32,7 +32,10 @@ enum Mode {
     Arithmetic(u32),
     Comment,
     /// Until a line that is this; tabs before it may be skipped.
-    Heredoc { end: String, tabs: bool },
+    Heredoc {
+        end: String,
+        tabs: bool,
+    },
 }
 
 /// Reads a shell text piece by piece.
@@ -267,11 +270,7 @@ impl Scanner {
             }
             ('$', Some('(' | '{')) => return self.dollar(rest),
             ('(', _) => self.modes.push(Mode::Paren),
-            (')', _) => {
-                if *self.mode() == Mode::Paren {
-                    self.pop();
-                }
-            }
+            (')', _) if *self.mode() == Mode::Paren => self.pop(),
             ('#', _) if before.is_whitespace() || matches!(before, ';' | '&' | '|' | '(') => {
                 self.modes.push(Mode::Comment);
             }

@@ -142,7 +142,10 @@ impl Reader<'_> {
                                 Diagnostic::new(
                                     &code::DUPLICATE_STATEMENT,
                                     statement.keyword.span,
-                                    format!("`{}` stands twice in {owner}, and may stand only once", found.keyword),
+                                    format!(
+                                        "`{}` stands twice in {owner}, and may stand only once",
+                                        found.keyword
+                                    ),
                                 )
                                 .label("again here")
                                 .also(*first, "first here")
@@ -178,10 +181,13 @@ impl Reader<'_> {
                     )
                     .label("this type is not needed")
                     .help(format!("write `{key} = …`"))
-                    .suggestion("remove the type", vec![Edit {
-                        span: Span { start: setting.key.span.end, ..ty.span },
-                        replacement: String::new(),
-                    }]),
+                    .suggestion(
+                        "remove the type",
+                        vec![Edit {
+                            span: Span { start: setting.key.span.end, ..ty.span },
+                            replacement: String::new(),
+                        }],
+                    ),
                 );
             }
             if let Some((_, first)) = inner.settings.iter().find(|(other, _)| other.name == found.name) {
@@ -215,8 +221,12 @@ impl Reader<'_> {
             }
             match (&setting.ty, open.typed) {
                 (Some(ty), false) => self.diags.push(
-                    Diagnostic::new(&code::STRAY_TYPE, ty.span, format!("`{key}` has a type, where none belongs"))
-                        .help(format!("write `{key} = …`")),
+                    Diagnostic::new(
+                        &code::STRAY_TYPE,
+                        ty.span,
+                        format!("`{key}` has a type, where none belongs"),
+                    )
+                    .help(format!("write `{key} = …`")),
                 ),
                 (None, true) => self.diags.push(
                     Diagnostic::new(
@@ -224,7 +234,9 @@ impl Reader<'_> {
                         setting.key.span,
                         format!("the {} `{key}` has no unit", open.label.to_lowercase()),
                     )
-                    .label("expected `: percent`, `: duration`, `: number`, `: int` or `: size` after the name")
+                    .label(
+                        "expected `: percent`, `: duration`, `: number`, `: int` or `: size` after the name",
+                    )
                     .help(format!("write `{key}: percent = …`")),
                 ),
                 _ => {}
@@ -258,10 +270,10 @@ impl Reader<'_> {
             )
             .help(format!("it is written `{}`", schema::statement_syntax(statement)));
             if matches!(statement.parts, [Part::Arg(_, _)]) || statement.parts.is_empty() {
-                diag = diag.suggestion("remove the `=`", vec![Edit {
-                    span: setting.span,
-                    replacement: format!("{key} {value}"),
-                }]);
+                diag = diag.suggestion(
+                    "remove the `=`",
+                    vec![Edit { span: setting.span, replacement: format!("{key} {value}") }],
+                );
             }
             self.diags.push(diag);
             return;
@@ -275,10 +287,10 @@ impl Reader<'_> {
         if let Some(foreign) = schema::foreign(key).filter(|foreign| fits_here(foreign, spec)) {
             diag = diag.help(foreign.hint);
             if spec.setting(foreign.here).is_some() {
-                diag = diag.suggestion(format!("write `{}`", foreign.here), vec![Edit {
-                    span: setting.key.span,
-                    replacement: foreign.here.to_owned(),
-                }]);
+                diag = diag.suggestion(
+                    format!("write `{}`", foreign.here),
+                    vec![Edit { span: setting.key.span, replacement: foreign.here.to_owned() }],
+                );
             }
         } else if let Some(near) = nearest(key, names.clone()) {
             diag = diag.label(format!("did you mean `{near}`?")).help(format!("write `{near}`")).suggestion(
@@ -312,10 +324,13 @@ impl Reader<'_> {
             )
             .help(format!("write `{word} = …`: {}", schema::kind_text(&setting.kind)));
             if let ([tree::Part::Expr(value)], None) = (statement.parts.as_slice(), &statement.body) {
-                diag = diag.suggestion("put a `=` between", vec![Edit {
-                    span: Span { start: span.end, end: value.span.start, ..span },
-                    replacement: " = ".to_owned(),
-                }]);
+                diag = diag.suggestion(
+                    "put a `=` between",
+                    vec![Edit {
+                        span: Span { start: span.end, end: value.span.start, ..span },
+                        replacement: " = ".to_owned(),
+                    }],
+                );
             }
             self.diags.push(diag);
             return;
@@ -331,11 +346,13 @@ impl Reader<'_> {
             diag = diag.help(foreign.hint);
         } else if let Some(places) = places {
             diag = diag.help(format!("`{word}` stands in {places}"));
-        } else if let Some(near) = nearest(word, here.clone().chain(spec.settings.iter().map(|setting| setting.name))) {
-            diag = diag.label(format!("did you mean `{near}`?")).help(format!("write `{near}`")).suggestion(
-                format!("write `{near}`"),
-                vec![Edit { span, replacement: near.to_owned() }],
-            );
+        } else if let Some(near) =
+            nearest(word, here.clone().chain(spec.settings.iter().map(|setting| setting.name)))
+        {
+            diag = diag
+                .label(format!("did you mean `{near}`?"))
+                .help(format!("write `{near}`"))
+                .suggestion(format!("write `{near}`"), vec![Edit { span, replacement: near.to_owned() }]);
         } else if spec.statements.is_empty() {
             diag = diag.help("only settings stand here: `name = value`");
         } else {
@@ -348,7 +365,10 @@ impl Reader<'_> {
         let mut head = Head::default();
         let mut at = 0;
         let whole = self.parts(stmt, spec, spec.parts, &mut at, &mut head);
-        if whole && head.rest.is_empty() && let Some(extra) = stmt.parts.get(at) {
+        if whole
+            && head.rest.is_empty()
+            && let Some(extra) = stmt.parts.get(at)
+        {
             let last = stmt.parts.last().map_or(extra.span(), tree::Part::span);
             let found = (self.text)(extra.span());
             self.diags.push(
@@ -429,14 +449,22 @@ impl Reader<'_> {
                         format!("{owner} lacks the setting `{}`", setting.name),
                     )
                     .label(format!("expected `{} = …` in its body", setting.name))
-                    .help(format!("`{}` is {}. {}", setting.name, schema::kind_text(&setting.kind), setting.doc)),
+                    .help(format!(
+                        "`{}` is {}. {}",
+                        setting.name,
+                        schema::kind_text(&setting.kind),
+                        setting.doc
+                    )),
                 );
             }
         }
     }
 
     fn before(&self, stmt: &tree::Statement, at: usize) -> String {
-        let end = at.checked_sub(1).and_then(|last| stmt.parts.get(last)).map_or(stmt.keyword.span, tree::Part::span);
+        let end = at
+            .checked_sub(1)
+            .and_then(|last| stmt.parts.get(last))
+            .map_or(stmt.keyword.span, tree::Part::span);
         (self.text)(stmt.keyword.span.to(end))
     }
 
@@ -486,10 +514,10 @@ impl Reader<'_> {
                                     format!("the name of a {} stands without quotes", names.noun()),
                                 )
                                 .help(format!("write `{} {plain}`", stmt.keyword.text))
-                                .suggestion("remove the quotes", vec![Edit {
-                                    span: expr.span,
-                                    replacement: plain.clone(),
-                                }]),
+                                .suggestion(
+                                    "remove the quotes",
+                                    vec![Edit { span: expr.span, replacement: plain.clone() }],
+                                ),
                             );
                             head.name = Some((plain, expr.span));
                             *at += 1;
@@ -510,7 +538,8 @@ impl Reader<'_> {
                         return false;
                     }
                 },
-                (Part::Word(word), tree::Part::Expr(expr)) if as_name(expr).is_some_and(|name| name.text == *word) => {}
+                (Part::Word(word), tree::Part::Expr(expr))
+                    if as_name(expr).is_some_and(|name| name.text == *word) => {}
                 (Part::Arg(label, kind), tree::Part::Expr(expr)) => head.args.push((*label, kind, expr)),
                 (Part::Choice(label, variants), tree::Part::Expr(expr)) => {
                     let Some(name) = as_name(expr) else {
@@ -543,7 +572,13 @@ impl Reader<'_> {
         true
     }
 
-    fn unknown_choice(&mut self, name: &Ident, label: &str, variants: &'static [Variant], stmt: &tree::Statement) {
+    fn unknown_choice(
+        &mut self,
+        name: &Ident,
+        label: &str,
+        variants: &'static [Variant],
+        stmt: &tree::Statement,
+    ) {
         let words = variants.iter().map(|variant| variant.word);
         let mut diag = Diagnostic::new(
             &code::UNKNOWN_CHOICE,
@@ -562,7 +597,8 @@ impl Reader<'_> {
                 vec![Edit { span: name.span, replacement: near.to_owned() }],
             );
         }
-        self.diags.push(diag.help(format!("`cdpipe explain {}` lists what each of them does", stmt.keyword.text)));
+        self.diags
+            .push(diag.help(format!("`cdpipe explain {}` lists what each of them does", stmt.keyword.text)));
     }
 
     fn head_error(

@@ -31,15 +31,21 @@ pub(crate) fn unused(checker: &mut Checker<'_>, tops: &[Block<'_>]) {
                 continue;
             }
             checker.report(
-                Diagnostic::new(&code::UNUSED, block.name_span(), format!("the {} `{name}` is never used", names.noun()))
-                    .help(match names {
-                        Names::Param => format!("use it (`${{{name}}}` in a string), or remove it"),
-                        Names::Secret => format!("pass it on (`env {{ X = {name} }}`), or remove it"),
-                        Names::Environment => format!("deploy something to it (`deploy … to {name}`), or remove it"),
-                        Names::Service => format!("deploy it (`deploy {name} to …`), or remove it"),
-                        Names::Metrics => "name one of its metrics in a watch or a gate, or remove it".to_owned(),
-                        _ => format!("name `{name}` where it belongs, or remove it"),
-                    }),
+                Diagnostic::new(
+                    &code::UNUSED,
+                    block.name_span(),
+                    format!("the {} `{name}` is never used", names.noun()),
+                )
+                .help(match names {
+                    Names::Param => format!("use it (`${{{name}}}` in a string), or remove it"),
+                    Names::Secret => format!("pass it on (`env {{ X = {name} }}`), or remove it"),
+                    Names::Environment => {
+                        format!("deploy something to it (`deploy … to {name}`), or remove it")
+                    }
+                    Names::Service => format!("deploy it (`deploy {name} to …`), or remove it"),
+                    Names::Metrics => "name one of its metrics in a watch or a gate, or remove it".to_owned(),
+                    _ => format!("name `{name}` where it belongs, or remove it"),
+                }),
             );
         }
     }
@@ -47,8 +53,12 @@ pub(crate) fn unused(checker: &mut Checker<'_>, tops: &[Block<'_>]) {
         let name = block.name_text();
         if !checker.names.is_used(Names::Gate, name) {
             checker.report(
-                Diagnostic::new(&code::UNUSED, block.name_span(), format!("no stage needs the gate `{name}`, so it holds nothing back"))
-                    .help(format!("write `needs = [{name}]` in what it should hold back")),
+                Diagnostic::new(
+                    &code::UNUSED,
+                    block.name_span(),
+                    format!("no stage needs the gate `{name}`, so it holds nothing back"),
+                )
+                .help(format!("write `needs = [{name}]` in what it should hold back")),
             );
         }
     }
@@ -56,8 +66,12 @@ pub(crate) fn unused(checker: &mut Checker<'_>, tops: &[Block<'_>]) {
         && let Some(first) = tops.first()
     {
         checker.report(
-            Diagnostic::new(&name_code::NOTHING_TO_RUN, first.head(), "the pipeline has no stage, so there is nothing to run")
-                .help("add one: `stage build { run \"make\" }`"),
+            Diagnostic::new(
+                &name_code::NOTHING_TO_RUN,
+                first.head(),
+                "the pipeline has no stage, so there is nothing to run",
+            )
+            .help("add one: `stage build { run \"make\" }`"),
         );
     }
 }

@@ -149,7 +149,8 @@ impl Checker<'_> {
             if matches!((block.spec.id, *kind), (Id::Run | Id::Exec, Kind::Str(Form::Shell))) {
                 continue;
             }
-            let got = self.kind(kind, expr, scope, &label.to_lowercase(), late_args || matches!(kind, Kind::Rule));
+            let got =
+                self.kind(kind, expr, scope, &label.to_lowercase(), late_args || matches!(kind, Kind::Rule));
             list.push((*label, got));
         }
         for (setting, written) in &block.inner.settings {
@@ -160,7 +161,14 @@ impl Checker<'_> {
     }
 
     /// A value by its kind.
-    pub(crate) fn kind(&mut self, kind: &'static Kind, expr: &Expr, scope: &Scope<'_>, what: &str, late: bool) -> Got {
+    pub(crate) fn kind(
+        &mut self,
+        kind: &'static Kind,
+        expr: &Expr,
+        scope: &Scope<'_>,
+        what: &str,
+        late: bool,
+    ) -> Got {
         if matches!(expr.kind, ExprKind::Error) {
             return Got::default();
         }
@@ -218,7 +226,11 @@ impl Checker<'_> {
                             _ => false,
                         };
                         if range {
-                            self.out_of_range(expr, what, "a number of instances up to 10000, or a share up to 100%");
+                            self.out_of_range(
+                                expr,
+                                what,
+                                "a number of instances up to 10000, or a share up to 100%",
+                            );
                             return Got::default();
                         }
                         Got::low(expr.span, low)
@@ -266,7 +278,10 @@ impl Checker<'_> {
                             format!("`{text}` means {thousandths} minutes, and `{what}` is a plain number"),
                         )
                         .help(format!("write `{share}`"))
-                        .suggestion(format!("write `{share}`"), vec![Edit { span: expr.span, replacement: share }]),
+                        .suggestion(
+                            format!("write `{share}`"),
+                            vec![Edit { span: expr.span, replacement: share }],
+                        ),
                     );
                     return Got::default();
                 }
@@ -294,7 +309,10 @@ impl Checker<'_> {
             Kind::Duration(min) => {
                 let low = self.expr(expr, scope);
                 let low = self.typed(low, expr, &Type::Duration, what, false, kind);
-                #[allow(clippy::cast_precision_loss, reason = "the smallest durations of the table are small")]
+                #[allow(
+                    clippy::cast_precision_loss,
+                    reason = "the smallest durations of the table are small"
+                )]
                 if let Some(Value::Duration(ms)) = low.known()
                     && (*ms < *min as f64 || *ms > MAX_DURATION_MS)
                 {
@@ -345,7 +363,9 @@ impl Checker<'_> {
                 Diagnostic::new(
                     &type_code::TOO_LATE,
                     span,
-                    format!("`{what}` must be known before anything runs, and `{symbol}` is known only later"),
+                    format!(
+                        "`{what}` must be known before anything runs, and `{symbol}` is known only later"
+                    ),
                 )
                 .help("use a parameter, or move what depends on it into a `run` step"),
             );
@@ -354,7 +374,15 @@ impl Checker<'_> {
     }
 
     /// Says what is wrong with the type, if anything.
-    fn typed(&mut self, low: Low, expr: &Expr, wanted: &Type, what: &str, secret: bool, kind: &'static Kind) -> Low {
+    fn typed(
+        &mut self,
+        low: Low,
+        expr: &Expr,
+        wanted: &Type,
+        what: &str,
+        secret: bool,
+        kind: &'static Kind,
+    ) -> Low {
         let Some(found) = &low.ty else { return low };
         if fits(found, wanted) {
             return low;
@@ -401,34 +429,36 @@ impl Checker<'_> {
                         format!("`{what}` is {wanted}, and `{text}` has no unit"),
                     )
                     .help(format!("write {}", choices.join(" or ")))
-                    .suggestion(format!("write `{text}{first}`"), vec![Edit {
-                        span: expr.span.shrink_to_end(),
-                        replacement: (*first).to_owned(),
-                    }]),
+                    .suggestion(
+                        format!("write `{text}{first}`"),
+                        vec![Edit { span: expr.span.shrink_to_end(), replacement: (*first).to_owned() }],
+                    ),
                 );
                 return;
             }
         }
-        let mut diag =
-            Diagnostic::new(&type_code::WRONG_TYPE, expr.span, format!("`{what}` is {wanted}, found {}", a_type(found)));
+        let mut diag = Diagnostic::new(
+            &type_code::WRONG_TYPE,
+            expr.span,
+            format!("`{what}` is {wanted}, found {}", a_type(found)),
+        );
         if let Some(inner) = as_text(expr).and_then(StrLit::plain)
             && !matches!(kind, Kind::Str(_) | Kind::SecretStr(_) | Kind::Scalar | Kind::List(_) | Kind::Needs)
             && looks_like_literal(&inner)
         {
-            diag = diag.help(format!("write `{inner}` without quotes")).suggestion("remove the quotes", vec![Edit {
-                span: expr.span,
-                replacement: inner,
-            }]);
+            diag = diag
+                .help(format!("write `{inner}` without quotes"))
+                .suggestion("remove the quotes", vec![Edit { span: expr.span, replacement: inner }]);
         } else if matches!(kind, Kind::Str(_) | Kind::SecretStr(_)) && literal {
-            diag = diag.help(format!("write `\"{text}\"`")).suggestion("put it in quotes", vec![Edit {
-                span: expr.span,
-                replacement: format!("\"{text}\""),
-            }]);
+            diag = diag.help(format!("write `\"{text}\"`")).suggestion(
+                "put it in quotes",
+                vec![Edit { span: expr.span, replacement: format!("\"{text}\"") }],
+            );
         } else if matches!(kind, Kind::List(_)) {
-            diag = diag.help(format!("write `[{text}]`")).suggestion("make it a list", vec![Edit {
-                span: expr.span,
-                replacement: format!("[{text}]"),
-            }]);
+            diag = diag.help(format!("write `[{text}]`")).suggestion(
+                "make it a list",
+                vec![Edit { span: expr.span, replacement: format!("[{text}]") }],
+            );
         } else {
             diag = diag.help(format!("`{what}` takes {wanted}"));
         }
@@ -474,9 +504,13 @@ impl Checker<'_> {
             && members.iter().any(|member| member.word == text)
         {
             self.report(
-                Diagnostic::new(&value_code::UNKNOWN_MEMBER, expr.span, format!("the word `{text}` stands without quotes"))
-                    .help(format!("write `{what} = {text}`"))
-                    .fix("remove the quotes", vec![Edit { span: expr.span, replacement: text }]),
+                Diagnostic::new(
+                    &value_code::UNKNOWN_MEMBER,
+                    expr.span,
+                    format!("the word `{text}` stands without quotes"),
+                )
+                .help(format!("write `{what} = {text}`"))
+                .fix("remove the quotes", vec![Edit { span: expr.span, replacement: text }]),
             );
             return Got::default();
         }
@@ -522,11 +556,13 @@ impl Checker<'_> {
             format!("`{what}` is {}, found `{}`", one_of(words(), 10), name.text),
         );
         if let Some(near) = nearest(&name.text, words()) {
-            diag = diag
-                .label(format!("did you mean `{near}`?"))
-                .suggestion(format!("write `{near}`"), vec![Edit { span: name.span, replacement: near.to_owned() }]);
+            diag = diag.label(format!("did you mean `{near}`?")).suggestion(
+                format!("write `{near}`"),
+                vec![Edit { span: name.span, replacement: near.to_owned() }],
+            );
         }
-        let help: Vec<String> = members.iter().map(|member| format!("`{}`: {}", member.word, member.doc)).collect();
+        let help: Vec<String> =
+            members.iter().map(|member| format!("`{}`: {}", member.word, member.doc)).collect();
         self.report(diag.help(help.join("; ")));
     }
 
@@ -537,13 +573,16 @@ impl Checker<'_> {
             let mut diag = Diagnostic::new(
                 &code::UNKNOWN_REFERENCE,
                 expr.span,
-                format!("expected the name of a {}, found `{}`", names.noun(), crate::structure::shorten(&text)),
+                format!(
+                    "expected the name of a {}, found `{}`",
+                    names.noun(),
+                    crate::structure::shorten(&text)
+                ),
             );
             if let Some(plain) = as_text(expr).and_then(StrLit::plain) {
-                diag = diag.help("a name stands without quotes").suggestion("remove the quotes", vec![Edit {
-                    span: expr.span,
-                    replacement: plain,
-                }]);
+                diag = diag
+                    .help("a name stands without quotes")
+                    .suggestion("remove the quotes", vec![Edit { span: expr.span, replacement: plain }]);
             } else {
                 diag = diag.help(format!("name one that is declared by `{} NAME`", names.keyword()));
             }
@@ -566,10 +605,10 @@ impl Checker<'_> {
             format!("there is no {} `{}`", names.noun(), name.text),
         );
         if let Some(near) = nearest(&name.text, known.iter().copied()) {
-            diag = diag
-                .label(format!("did you mean `{near}`?"))
-                .help(format!("write `{near}`"))
-                .suggestion(format!("write `{near}`"), vec![Edit { span: name.span, replacement: near.to_owned() }]);
+            diag = diag.label(format!("did you mean `{near}`?")).help(format!("write `{near}`")).suggestion(
+                format!("write `{near}`"),
+                vec![Edit { span: name.span, replacement: near.to_owned() }],
+            );
         } else if known.is_empty() {
             diag = diag.help(format!("declare it: `{} {} …`", names.keyword(), name.text));
         } else {
@@ -578,7 +617,14 @@ impl Checker<'_> {
         self.report(diag);
     }
 
-    fn list_of(&mut self, item: &'static Kind, expr: &Expr, scope: &Scope<'_>, what: &str, late: bool) -> Got {
+    fn list_of(
+        &mut self,
+        item: &'static Kind,
+        expr: &Expr,
+        scope: &Scope<'_>,
+        what: &str,
+        late: bool,
+    ) -> Got {
         if let ExprKind::List(items) = &expr.kind {
             let mut all = Vec::new();
             let mut whole = true;
@@ -606,7 +652,10 @@ impl Checker<'_> {
                         format!("`{what}` is a list, found {}", a_type(&found)),
                     )
                     .help(format!("write `[{text}]`"))
-                    .suggestion("make it a list", vec![Edit { span: expr.span, replacement: format!("[{text}]") }]),
+                    .suggestion(
+                        "make it a list",
+                        vec![Edit { span: expr.span, replacement: format!("[{text}]") }],
+                    ),
                 );
                 Got::default()
             }
@@ -640,8 +689,13 @@ impl Checker<'_> {
                     None => Got::default(),
                     Some(Type::Str | Type::Version) => match low.expr {
                         Some(Lowered::Value(Value::Str(text))) => {
-                            let words = text.split_whitespace().map(|word| Value::Str(word.to_owned())).collect();
-                            Got { span: Some(expr.span), expr: Some(Lowered::Value(Value::List(words))), ..Got::default() }
+                            let words =
+                                text.split_whitespace().map(|word| Value::Str(word.to_owned())).collect();
+                            Got {
+                                span: Some(expr.span),
+                                expr: Some(Lowered::Value(Value::List(words))),
+                                ..Got::default()
+                            }
                         }
                         _ => Got { span: Some(expr.span), ..Got::default() },
                     },
@@ -670,8 +724,12 @@ impl Checker<'_> {
                 }
                 Some(Type::List(_) | Type::Map(_)) => {
                     self.report(
-                        Diagnostic::new(&type_code::WRONG_TYPE, span, format!("an argument of `{what}` is a single value"))
-                            .help("put its items into the list one by one"),
+                        Diagnostic::new(
+                            &type_code::WRONG_TYPE,
+                            span,
+                            format!("an argument of `{what}` is a single value"),
+                        )
+                        .help("put its items into the list one by one"),
                     );
                     whole = false;
                 }
@@ -708,8 +766,12 @@ impl Checker<'_> {
         let port = text.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
         if port.is_none_or(|port| port == 0) || text.contains(char::is_whitespace) || text.contains('/') {
             self.report(
-                Diagnostic::new(&value_code::BAD_FORM, expr.span, format!("{text:?} is not an address with a port"))
-                    .help("write a port (`80`), or an address with one (`\"127.0.0.1:80\"`, `\":80\"`)"),
+                Diagnostic::new(
+                    &value_code::BAD_FORM,
+                    expr.span,
+                    format!("{text:?} is not an address with a port"),
+                )
+                .help("write a port (`80`), or an address with one (`\"127.0.0.1:80\"`, `\":80\"`)"),
             );
             return Got::default();
         }
@@ -723,7 +785,9 @@ impl Checker<'_> {
             (Some(Type::Int), Some(value)) => vec![value.clone()],
             (Some(Type::List(item)), Some(Value::List(items))) if **item == Type::Int => items.clone(),
             (Some(Type::Int), None) => return Got { span: Some(expr.span), ..Got::default() },
-            (Some(Type::List(item)), None) if **item == Type::Int => return Got { span: Some(expr.span), ..Got::default() },
+            (Some(Type::List(item)), None) if **item == Type::Int => {
+                return Got { span: Some(expr.span), ..Got::default() };
+            }
             (found, _) => {
                 let found = (*found).clone();
                 self.wrong_type(expr, found.as_ref(), what, &Kind::Status);
@@ -739,7 +803,8 @@ impl Checker<'_> {
 
     /// Whether a string has the form its setting takes; says so if not.
     fn form(&mut self, form: Form, text: &str, span: Span, what: &str) {
-        let bad = |message: String, help: &str| Diagnostic::new(&value_code::BAD_FORM, span, message).help(help);
+        let bad =
+            |message: String, help: &str| Diagnostic::new(&value_code::BAD_FORM, span, message).help(help);
         let has_blank = text.contains(char::is_whitespace);
         let diag = match form {
             Form::Plain => None,
@@ -802,7 +867,8 @@ pub(crate) fn as_text(expr: &Expr) -> Option<&StrLit> {
 /// What stands in the quotes would mean something without them.
 fn looks_like_literal(text: &str) -> bool {
     matches!(text, "true" | "false")
-        || (text.starts_with(|c: char| c.is_ascii_digit()) && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '%')))
+        || (text.starts_with(|c: char| c.is_ascii_digit())
+            && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '%')))
 }
 
 fn has_scheme(text: &str) -> bool {
@@ -821,11 +887,9 @@ fn glob_problem(text: &str) -> Option<&'static str> {
     let mut chars = text.chars();
     while let Some(c) = chars.next() {
         match c {
-            '\\' => {
-                if chars.next().is_none() {
-                    return Some("it ends in a backslash");
-                }
-            }
+            // The guard takes the character that the backslash protects.
+            '\\' if chars.next().is_none() => return Some("it ends in a backslash"),
+            '\\' => {}
             '[' if !in_class => in_class = true,
             ']' if in_class => in_class = false,
             '{' if !in_class => braces += 1,
@@ -858,7 +922,9 @@ fn image_problem(text: &str) -> Option<&'static str> {
         return Some("it has no name");
     }
     // Only the registry's host may have capitals.
-    let path = folder.split_once('/').map_or(if folder.contains(['.', ':']) { "" } else { folder }, |(_, rest)| rest);
+    let path = folder
+        .split_once('/')
+        .map_or(if folder.contains(['.', ':']) { "" } else { folder }, |(_, rest)| rest);
     if name.chars().chain(path.chars()).any(|c| c.is_ascii_uppercase()) {
         return Some("its name has capitals");
     }
@@ -904,6 +970,9 @@ fn split_words(text: &StrLit) -> Vec<Expr> {
     }
     words
         .into_iter()
-        .map(|parts| Expr { kind: ExprKind::Str(StrLit { quote: Quote::Double, parts, span: text.span }), span: text.span })
+        .map(|parts| Expr {
+            kind: ExprKind::Str(StrLit { quote: Quote::Double, parts, span: text.span }),
+            span: text.span,
+        })
         .collect()
 }

@@ -12,11 +12,15 @@ const MINUTES_OF_WEEK: u32 = 7 * MINUTES_OF_DAY;
 /// # Errors
 /// What is wrong with it, and what to write instead.
 pub(crate) fn parse_window(text: &str) -> Result<Vec<Freeze>, (String, String)> {
-    let form = || "write `Fri 16:00 .. Mon 08:00 Europe/Madrid` or `Mon..Fri 09:00-17:00 Europe/Madrid`".to_owned();
+    let form =
+        || "write `Fri 16:00 .. Mon 08:00 Europe/Madrid` or `Mon..Fri 09:00-17:00 Europe/Madrid`".to_owned();
     let mut words: Vec<&str> = text.split_whitespace().collect();
     let Some(zone) = words.pop() else { return Err(("the window is empty".to_owned(), form())) };
     if zone.contains(':') || day(zone).is_some() {
-        return Err(("the window has no time zone".to_owned(), format!("put one at its end: `{text} Europe/Madrid`")));
+        return Err((
+            "the window has no time zone".to_owned(),
+            format!("put one at its end: `{text} Europe/Madrid`"),
+        ));
     }
     check_zone(zone)?;
     let window = |from: u32, to: u32| Freeze {
@@ -37,7 +41,10 @@ pub(crate) fn parse_window(text: &str) -> Result<Vec<Freeze>, (String, String)> 
         [days, times] => {
             let days = some_days(days)?;
             let (from, to) = span_of_day(times)?;
-            Ok(days.into_iter().map(|day| window(day * MINUTES_OF_DAY + from, day * MINUTES_OF_DAY + to)).collect())
+            Ok(days
+                .into_iter()
+                .map(|day| window(day * MINUTES_OF_DAY + from, day * MINUTES_OF_DAY + to))
+                .collect())
         }
         [times] => {
             let (from, to) = span_of_day(times)?;
@@ -68,7 +75,9 @@ fn day(text: &str) -> Option<u32> {
 }
 
 fn a_day(text: &str) -> Result<u32, (String, String)> {
-    day(text).ok_or_else(|| (format!("`{text}` is no day"), "the days are Mon, Tue, Wed, Thu, Fri, Sat and Sun".to_owned()))
+    day(text).ok_or_else(|| {
+        (format!("`{text}` is no day"), "the days are Mon, Tue, Wed, Thu, Fri, Sat and Sun".to_owned())
+    })
 }
 
 fn some_days(text: &str) -> Result<Vec<u32>, (String, String)> {
@@ -89,21 +98,26 @@ fn some_days(text: &str) -> Result<Vec<u32>, (String, String)> {
 }
 
 fn time(text: &str) -> Result<u32, (String, String)> {
-    let wrong = || (format!("`{text}` is no time of day"), "write hours and minutes: `09:00`, at most `24:00`".to_owned());
-    let (hours, minutes) = text.split_once(':').ok_or_else(wrong)?;
-    let number = |text: &str| {
-        (1..=2).contains(&text.len()).then(|| text.parse::<u32>().ok()).flatten()
+    let wrong = || {
+        (
+            format!("`{text}` is no time of day"),
+            "write hours and minutes: `09:00`, at most `24:00`".to_owned(),
+        )
     };
+    let (hours, minutes) = text.split_once(':').ok_or_else(wrong)?;
+    let number = |text: &str| (1..=2).contains(&text.len()).then(|| text.parse::<u32>().ok()).flatten();
     match (number(hours), number(minutes)) {
-        (Some(hours), Some(minutes)) if minutes < 60 && hours * 60 + minutes <= MINUTES_OF_DAY => Ok(hours * 60 + minutes),
+        (Some(hours), Some(minutes)) if minutes < 60 && hours * 60 + minutes <= MINUTES_OF_DAY => {
+            Ok(hours * 60 + minutes)
+        }
         _ => Err(wrong()),
     }
 }
 
 fn span_of_day(text: &str) -> Result<(u32, u32), (String, String)> {
-    let (from, to) = text.split_once('-').ok_or_else(|| {
-        (format!("`{text}` is no span of the day"), "write `09:00-17:00`".to_owned())
-    })?;
+    let (from, to) = text
+        .split_once('-')
+        .ok_or_else(|| (format!("`{text}` is no span of the day"), "write `09:00-17:00`".to_owned()))?;
     let (from, to) = (time(from)?, time(to)?);
     if from >= to {
         return Err((
@@ -124,7 +138,10 @@ mod tests {
         assert_eq!((freeze.from_minute_of_week, freeze.to_minute_of_week), (4 * 1440 + 960, 480));
         let days = parse_window("Mon..Fri 09:00-17:00 UTC").unwrap();
         assert_eq!(days.len(), 5);
-        assert_eq!((days[4].from_minute_of_week, days[4].to_minute_of_week), (4 * 1440 + 540, 4 * 1440 + 1020));
+        assert_eq!(
+            (days[4].from_minute_of_week, days[4].to_minute_of_week),
+            (4 * 1440 + 540, 4 * 1440 + 1020)
+        );
         assert_eq!(parse_window("Sat,Sun 00:00-24:00 UTC").unwrap().len(), 2);
         // The end of Sunday is the start of Monday.
         assert_eq!(parse_window("Sun 00:00-24:00 UTC").unwrap()[0].to_minute_of_week, 0);

@@ -2,7 +2,9 @@
 
 use super::place::{target_kind, traffic_kind};
 use crate::checker::Checker;
-use crate::codes::{graph as graph_code, metrics as metric_code, names as name_code, strategies as code, types as type_code};
+use crate::codes::{
+    graph as graph_code, metrics as metric_code, names as name_code, strategies as code, types as type_code,
+};
 use crate::schema::{Id, Names};
 use crate::scope::{Around, Scope, Sets};
 use crate::structure::Block;
@@ -11,7 +13,8 @@ use cdpipe_model::capability::{self, Support};
 use cdpipe_model::id::EnvName;
 use cdpipe_model::plan::{Approval, Deploy, Retry, Step, StepKind};
 use cdpipe_model::strategy::{
-    BlueGreen, Canary, CanaryStep, Count, Hold, OldRelease, Order, Rolling, RouteMatch, Sticky, Strategy, StrategyKind,
+    BlueGreen, Canary, CanaryStep, Count, Hold, OldRelease, Order, Rolling, RouteMatch, Sticky, Strategy,
+    StrategyKind,
 };
 use cdpipe_model::value::Value;
 use cdpipe_syntax::tree::{Expr, ExprKind, StrLit};
@@ -37,7 +40,12 @@ impl<'b> Checker<'b> {
         let around = environment.map_or(Around::Any, |environment| Around::Of(environment.name_text()));
         let inner = Scope { around, candidate: true, ..outer };
         if let (Some(service), Some(environment), Some(node)) = (service, environment, scope.node) {
-            self.deploys.push((node, service.name_text().to_owned(), environment.name_text().to_owned(), block.head()));
+            self.deploys.push((
+                node,
+                service.name_text().to_owned(),
+                environment.name_text().to_owned(),
+                block.head(),
+            ));
             self.fits_target(service, environment, block.head());
         }
         let built = service.map(|service| self.service(service, environment, &inner));
@@ -48,8 +56,10 @@ impl<'b> Checker<'b> {
         let watch = self.watch_of(named_watch, block.child(Id::Watch), &inner);
         // Rules may not be added up between calls of `steps`, so both bodies get the same scope.
         let defaults = self.defaults;
-        let verify =
-            block.child(Id::Verify).map(|verify| self.steps(&verify.inner.children, &inner, defaults)).unwrap_or_default();
+        let verify = block
+            .child(Id::Verify)
+            .map(|verify| self.steps(&verify.inner.children, &inner, defaults))
+            .unwrap_or_default();
         let validate = block
             .child(Id::Validate)
             .map(|validate| self.steps(&validate.inner.children, &inner, defaults))
@@ -66,7 +76,11 @@ impl<'b> Checker<'b> {
                 Diagnostic::new(
                     &code::KEPT_TOO_SHORT,
                     own.and_then(|own| own.setting("keep_old")).map_or(block.head(), |setting| setting.span),
-                    format!("the old release is kept for {}, and the watch goes on for {}", duration(settings.keep_old_ms), duration(watch.after_ms)),
+                    format!(
+                        "the old release is kept for {}, and the watch goes on for {}",
+                        duration(settings.keep_old_ms),
+                        duration(watch.after_ms)
+                    ),
                 )
                 .help(format!("set `keep_old = {}` or more", duration(watch.after_ms))),
             );
@@ -81,7 +95,11 @@ impl<'b> Checker<'b> {
             let mut diag = Diagnostic::new(
                 &metric_code::TOO_FEW_SAMPLES,
                 span,
-                format!("the watch looks every {}, and all it watches lasts {}", duration(watch.every_ms), duration(soak_ms)),
+                format!(
+                    "the watch looks every {}, and all it watches lasts {}",
+                    duration(watch.every_ms),
+                    duration(soak_ms)
+                ),
             )
             .help("look more often, or let the steps last longer");
             diag.severity = Severity::Warning;
@@ -94,7 +112,11 @@ impl<'b> Checker<'b> {
                 Diagnostic::new(
                     &graph_code::SHORT_TIMEOUT,
                     found.span("timeout").unwrap_or(block.head()),
-                    format!("the deploy may take {}, and is told to wait for {}", duration(timeout), duration(soak_ms)),
+                    format!(
+                        "the deploy may take {}, and is told to wait for {}",
+                        duration(timeout),
+                        duration(soak_ms)
+                    ),
                 )
                 .help(format!("give it more than {}, or leave `timeout` out", duration(soak_ms))),
             );
@@ -103,7 +125,8 @@ impl<'b> Checker<'b> {
         if let Strategy::Canary(canary) = &strategy {
             for step in &canary.steps {
                 if let Hold::UntilApproved(approval) = &step.hold {
-                    default_timeout = default_timeout.saturating_add(approval.expires_ms.unwrap_or(7 * 86_400_000));
+                    default_timeout =
+                        default_timeout.saturating_add(approval.expires_ms.unwrap_or(7 * 86_400_000));
                 }
             }
         }
@@ -145,7 +168,11 @@ impl<'b> Checker<'b> {
                     Diagnostic::new(
                         &type_code::WRONG_TYPE,
                         value.span,
-                        format!("the parameter `{name}` is {}, found {}", crate::values::a_type(&ty), crate::values::a_type(got)),
+                        format!(
+                            "the parameter `{name}` is {}, found {}",
+                            crate::values::a_type(&ty),
+                            crate::values::a_type(got)
+                        ),
                     )
                     .help("give it a value of its type"),
                 );
@@ -156,23 +183,38 @@ impl<'b> Checker<'b> {
                 && lowered.known().is_none()
             {
                 self.report(
-                    Diagnostic::new(&type_code::TOO_LATE, value.span, "what a parameter is set to must be known before anything runs")
-                        .help("use a value or another parameter"),
+                    Diagnostic::new(
+                        &type_code::TOO_LATE,
+                        value.span,
+                        "what a parameter is set to must be known before anything runs",
+                    )
+                    .help("use a value or another parameter"),
                 );
                 continue;
             }
             if let (Some(value), Some(declaration)) = (&known, self.names.get(Names::Param, &name)) {
-                self.constraints(declaration, value, set.value.map_or(set.head(), |value| value.span), "the value");
+                self.constraints(
+                    declaration,
+                    value,
+                    set.value.map_or(set.head(), |value| value.span),
+                    "the value",
+                );
             }
             let sets = sets.get_or_insert_with(|| scope.sets.cloned().unwrap_or_default());
-            if let Some(first) = block.children(Id::Set).find(|other| other.arg_name("PARAM").is_some_and(|other| other.text == name))
+            if let Some(first) = block
+                .children(Id::Set)
+                .find(|other| other.arg_name("PARAM").is_some_and(|other| other.text == name))
                 && !std::ptr::eq(first, set)
             {
                 self.report(
-                    Diagnostic::new(&name_code::DUPLICATE_SETTING, set.head(), format!("`{name}` is set twice"))
-                        .label("again here")
-                        .also(first.head(), "first here")
-                        .help("keep one of them"),
+                    Diagnostic::new(
+                        &name_code::DUPLICATE_SETTING,
+                        set.head(),
+                        format!("`{name}` is set twice"),
+                    )
+                    .label("again here")
+                    .also(first.head(), "first here")
+                    .help("keep one of them"),
                 );
             }
             sets.insert(name, known);
@@ -183,7 +225,9 @@ impl<'b> Checker<'b> {
     /// The strategy that stands in the deploy.
     fn own_strategy(&mut self, block: &'b Block<'b>) -> Option<&'b Block<'b>> {
         let mut all =
-            block.inner.children.iter().filter(|child| matches!(child.spec.id, Id::Rolling | Id::BlueGreen | Id::Canary | Id::Recreate));
+            block.inner.children.iter().filter(|child| {
+                matches!(child.spec.id, Id::Rolling | Id::BlueGreen | Id::Canary | Id::Recreate)
+            });
         let first = all.next();
         if let (Some(first), Some(second)) = (first, all.next())
             && first.spec.id != second.spec.id
@@ -192,7 +236,10 @@ impl<'b> Checker<'b> {
                 Diagnostic::new(
                     &name_code::EXCLUSIVE,
                     second.head(),
-                    format!("a deploy has one strategy, and this has `{}` and `{}`", first.spec.keyword, second.spec.keyword),
+                    format!(
+                        "a deploy has one strategy, and this has `{}` and `{}`",
+                        first.spec.keyword, second.spec.keyword
+                    ),
                 )
                 .also(first.head(), "the other one")
                 .help("keep one of them"),
@@ -223,7 +270,12 @@ impl<'b> Checker<'b> {
                 Diagnostic::new(
                     &code::WRONG_STRATEGY,
                     own.head(),
-                    format!("`{}` is a {}, and here stand settings of a {}", named.name_text(), a.as_str(), b.as_str()),
+                    format!(
+                        "`{}` is a {}, and here stand settings of a {}",
+                        named.name_text(),
+                        a.as_str(),
+                        b.as_str()
+                    ),
                 )
                 .also(named.name_span(), format!("a {}", a.as_str()))
                 .help(format!("refine it with `{} {{ … }}`, or leave one of the two out", a.as_str())),
@@ -234,7 +286,10 @@ impl<'b> Checker<'b> {
         let named_found = named.map(|block| self.found(block, scope));
         let own_found = own.map(|block| self.found(block, scope));
         let pick = |name: &str| -> Option<&Found> {
-            own_found.as_ref().filter(|found| found.has(name)).or(named_found.as_ref().filter(|found| found.has(name)))
+            own_found
+                .as_ref()
+                .filter(|found| found.has(name))
+                .or(named_found.as_ref().filter(|found| found.has(name)))
         };
         Some(match kind_of(main)? {
             StrategyKind::Rolling => self.rolling(main, &pick),
@@ -272,15 +327,24 @@ impl<'b> Checker<'b> {
                 Some("stop_first") => Order::StopFirst,
                 _ => Order::StartFirst,
             },
-            max_failures_percent: pick("max_failures").and_then(|found| found.percent("max_failures")).unwrap_or(0.0),
+            max_failures_percent: pick("max_failures")
+                .and_then(|found| found.percent("max_failures"))
+                .unwrap_or(0.0),
             max_unavailable: count("max_unavailable"),
             max_surge: count("max_surge"),
         };
-        let zero = |count: Option<Count>| matches!(count, Some(Count::Instances(0))) || matches!(count, Some(Count::Percent(share)) if share == 0.0);
+        let zero = |count: Option<Count>| {
+            matches!(count, Some(Count::Instances(0)))
+                || matches!(count, Some(Count::Percent(share)) if share == 0.0)
+        };
         if zero(rolling.max_surge) && zero(rolling.max_unavailable) {
             let span = pick("max_surge").and_then(|found| found.span("max_surge")).unwrap_or(main.head());
-            let mut diag = Diagnostic::new(&code::STUCK_ROLLING, span, "no instance may be added and none may be missing, so none can be replaced")
-                .help("allow one of them: `max_surge = 1`");
+            let mut diag = Diagnostic::new(
+                &code::STUCK_ROLLING,
+                span,
+                "no instance may be added and none may be missing, so none can be replaced",
+            )
+            .help("allow one of them: `max_surge = 1`");
             if let Some(other) = pick("max_unavailable").and_then(|found| found.span("max_unavailable")) {
                 diag = diag.also(other, "and this is 0 too");
             }
@@ -288,7 +352,10 @@ impl<'b> Checker<'b> {
         }
         if pick("batch").is_some() && zero(count("batch")) {
             let span = pick("batch").and_then(|found| found.span("batch")).unwrap_or(main.head());
-            self.report(Diagnostic::new(&code::STUCK_ROLLING, span, "a batch of no instance replaces none").help("write `batch = 1` or more"));
+            self.report(
+                Diagnostic::new(&code::STUCK_ROLLING, span, "a batch of no instance replaces none")
+                    .help("write `batch = 1` or more"),
+            );
         }
         Strategy::Rolling(rolling)
     }
@@ -320,7 +387,9 @@ impl<'b> Checker<'b> {
                             Diagnostic::new(
                                 &code::STEPS_NOT_RISING,
                                 span,
-                                format!("this step gives the candidate {share}%, and the one before it {before}%"),
+                                format!(
+                                    "this step gives the candidate {share}%, and the one before it {before}%"
+                                ),
                             )
                             .also(before_span, "the step before")
                             .help("let the shares rise from step to step"),
@@ -339,14 +408,23 @@ impl<'b> Checker<'b> {
                     }
                     Hold::For { ms: found.ms("FOR").unwrap_or(0) }
                 };
-                #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a percentage was checked to be in range")]
-                let weight_bp = (found.percent("SHARE").unwrap_or(0.0) * 100.0).round().clamp(0.0, 10_000.0) as u32;
+                #[allow(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "a percentage was checked to be in range"
+                )]
+                let weight_bp =
+                    (found.percent("SHARE").unwrap_or(0.0) * 100.0).round().clamp(0.0, 10_000.0) as u32;
                 steps.push(CanaryStep { weight_bp, hold });
             }
         } else if main.stmt.body.is_some() {
             self.report(
-                Diagnostic::new(&code::NO_STEPS, main.head(), "the canary has no step, so nobody gets the candidate before everybody")
-                    .help("add steps: `step 10% for 5m`"),
+                Diagnostic::new(
+                    &code::NO_STEPS,
+                    main.head(),
+                    "the canary has no step, so nobody gets the candidate before everybody",
+                )
+                .help("add steps: `step 10% for 5m`"),
             );
         }
         let mut rules = Vec::new();
@@ -369,8 +447,12 @@ impl<'b> Checker<'b> {
         let wrong = |checker: &mut Self| {
             if !matches!(expr.kind, ExprKind::Error) {
                 checker.report(
-                    Diagnostic::new(&name_code::HEAD, expr.span, "expected `header(\"name\", \"value\")` or `cookie(\"name\", \"value\")`")
-                        .help("write `route header(\"canary\", \"true\")`"),
+                    Diagnostic::new(
+                        &name_code::HEAD,
+                        expr.span,
+                        "expected `header(\"name\", \"value\")` or `cookie(\"name\", \"value\")`",
+                    )
+                    .help("write `route header(\"canary\", \"true\")`"),
                 );
             }
             None
@@ -387,16 +469,25 @@ impl<'b> Checker<'b> {
                 }
                 (None, _) => return None,
                 (_, Some(Value::Str(text))) => texts.push(text.clone()),
-                (Some(cdpipe_model::Type::Str | cdpipe_model::Type::Version), None) if low.expr.is_none() => texts.push(String::new()),
+                (Some(cdpipe_model::Type::Str | cdpipe_model::Type::Version), None) if low.expr.is_none() => {
+                    texts.push(String::new())
+                }
                 _ => return wrong(self),
             }
         }
         let value = texts.pop()?;
         let text = texts.pop()?;
-        if as_text(&first.value).and_then(StrLit::plain).is_some_and(|name| name.is_empty() || name.contains(char::is_whitespace)) {
+        if as_text(&first.value)
+            .and_then(StrLit::plain)
+            .is_some_and(|name| name.is_empty() || name.contains(char::is_whitespace))
+        {
             self.report(
-                Diagnostic::new(&crate::codes::values::BAD_FORM, first.value.span, "this is no name of a header or a cookie")
-                    .help("write a name without blanks"),
+                Diagnostic::new(
+                    &crate::codes::values::BAD_FORM,
+                    first.value.span,
+                    "this is no name of a header or a cookie",
+                )
+                .help("write a name without blanks"),
             );
             return None;
         }
@@ -409,11 +500,9 @@ impl<'b> Checker<'b> {
 
     pub(crate) fn approval(&mut self, block: &Block<'_>, found: &Found) -> Approval {
         let by = found.texts("by").unwrap_or_default();
-        if found.has("by") && found.value("by").is_some() {
-            if let (Some(setting), Some(Value::List(items))) = (block.setting("by"), found.value("by")) {
-                let items = items.clone();
-                self.distinct(&items, &setting.value);
-            }
+        if let (Some(setting), Some(Value::List(items))) = (block.setting("by"), found.value("by")) {
+            let items = items.clone();
+            self.distinct(&items, &setting.value);
         }
         Approval {
             by,
@@ -445,14 +534,24 @@ impl<'b> Checker<'b> {
                 None => format!("`target {}` without a `traffic`", target.as_str()),
             };
             self.report(
-                Diagnostic::new(&code::REFUSED, place.head(), format!("`{}` can't be done in `{name}`: {why}", strategy.kind().as_str()))
-                    .also(environment.child(Id::Traffic).or(environment.child(Id::Target)).map_or(environment.head(), |block| block.head()), what)
-                    .help(match (strategy.kind(), traffic) {
-                        (StrategyKind::Canary | StrategyKind::BlueGreen, None) => {
-                            "give the environment a router (`traffic proxy`), or use `rolling`".to_owned()
-                        }
-                        _ => "choose another strategy or another router for this environment".to_owned(),
-                    }),
+                Diagnostic::new(
+                    &code::REFUSED,
+                    place.head(),
+                    format!("`{}` can't be done in `{name}`: {why}", strategy.kind().as_str()),
+                )
+                .also(
+                    environment
+                        .child(Id::Traffic)
+                        .or(environment.child(Id::Target))
+                        .map_or(environment.head(), |block| block.head()),
+                    what,
+                )
+                .help(match (strategy.kind(), traffic) {
+                    (StrategyKind::Canary | StrategyKind::BlueGreen, None) => {
+                        "give the environment a router (`traffic proxy`), or use `rolling`".to_owned()
+                    }
+                    _ => "choose another strategy or another router for this environment".to_owned(),
+                }),
             );
             return;
         }
@@ -482,11 +581,22 @@ impl<'b> Checker<'b> {
             Sticky::ClientAddress => router.sticky_client_address,
         };
         if !sticky {
-            let span = [own, named].into_iter().flatten().find_map(|block| block.setting("sticky")).map_or(place.head(), |setting| setting.span);
+            let span = [own, named]
+                .into_iter()
+                .flatten()
+                .find_map(|block| block.setting("sticky"))
+                .map_or(place.head(), |setting| setting.span);
             self.report(
-                Diagnostic::new(&code::NO_MATCHING, span, format!("`traffic {}` can't keep a user on a release so", kind.as_str()))
-                    .also(environment.child(Id::Traffic).map_or(environment.head(), |block| block.head()), "this router")
-                    .help("leave `sticky` out, or choose a router that can (`proxy`, `haproxy`)"),
+                Diagnostic::new(
+                    &code::NO_MATCHING,
+                    span,
+                    format!("`traffic {}` can't keep a user on a release so", kind.as_str()),
+                )
+                .also(
+                    environment.child(Id::Traffic).map_or(environment.head(), |block| block.head()),
+                    "this router",
+                )
+                .help("leave `sticky` out, or choose a router that can (`proxy`, `haproxy`)"),
             );
         }
     }

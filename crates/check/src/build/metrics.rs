@@ -26,9 +26,13 @@ impl<'b> Checker<'b> {
             Some(source) => self.source(source, &scope),
             None => {
                 self.report(
-                    Diagnostic::new(&name_code::MISSING_STATEMENT, block.head(), format!("`metrics {name}` has no source"))
-                        .label("expected `source KIND` in its body")
-                        .help("say where the numbers are: `source scrape` reads each release's own `/metrics`"),
+                    Diagnostic::new(
+                        &name_code::MISSING_STATEMENT,
+                        block.head(),
+                        format!("`metrics {name}` has no source"),
+                    )
+                    .label("expected `source KIND` in its body")
+                    .help("say where the numbers are: `source scrape` reads each release's own `/metrics`"),
                 );
                 None
             }
@@ -37,7 +41,9 @@ impl<'b> Checker<'b> {
         let mut metrics = BTreeMap::new();
         for (metric, setting) in &block.inner.open {
             let unit = setting.ty.as_ref().and_then(|ty| match plain_type(&ty.name.text) {
-                Some(unit @ (Type::Percent | Type::Duration | Type::Number | Type::Int | Type::Size)) => Some(unit),
+                Some(unit @ (Type::Percent | Type::Duration | Type::Number | Type::Int | Type::Size)) => {
+                    Some(unit)
+                }
                 _ => {
                     let mut diag = Diagnostic::new(
                         &code::NOT_A_UNIT,
@@ -45,7 +51,9 @@ impl<'b> Checker<'b> {
                         format!("a metric can't be a `{}`", self.sources.slice(ty.span)),
                     )
                     .help("its unit is `percent`, `duration`, `number`, `int` or `size`");
-                    if let Some(near) = nearest(&ty.name.text, ["percent", "duration", "number", "int", "size"]) {
+                    if let Some(near) =
+                        nearest(&ty.name.text, ["percent", "duration", "number", "int", "size"])
+                    {
                         diag = diag.label(format!("did you mean `{near}`?"));
                     }
                     self.report(diag);
@@ -59,8 +67,12 @@ impl<'b> Checker<'b> {
         }
         if block.inner.open.is_empty() && block.stmt.body.is_some() && !block.inner.children.is_empty() {
             self.report(
-                Diagnostic::new(&name_code::MISSING_STATEMENT, block.head(), format!("`metrics {name}` has no metric"))
-                    .help("name one with its unit: `error_rate: percent = ratio('errors', 'requests')`"),
+                Diagnostic::new(
+                    &name_code::MISSING_STATEMENT,
+                    block.head(),
+                    format!("`metrics {name}` has no metric"),
+                )
+                .help("name one with its unit: `error_rate: percent = ratio('errors', 'requests')`"),
             );
         }
         Some(MetricSet { name: name.to_owned(), source: source?, metrics })
@@ -77,7 +89,9 @@ impl<'b> Checker<'b> {
                 url: or_blank(found.expr("url")),
                 headers: self.open_map(block, Id::Headers, scope),
             },
-            "scrape" => MetricSource::Scrape { path: found.text("path").unwrap_or_else(|| "/metrics".to_owned()) },
+            "scrape" => {
+                MetricSource::Scrape { path: found.text("path").unwrap_or_else(|| "/metrics".to_owned()) }
+            }
             "text" => MetricSource::Text {
                 url: or_blank(found.expr("url")),
                 headers: self.open_map(block, Id::Headers, scope),
@@ -116,18 +130,27 @@ impl<'b> Checker<'b> {
         let ExprKind::Call(name, args) = &expr.kind else {
             if !matches!(expr.kind, ExprKind::Error) {
                 self.report(
-                    Diagnostic::new(&type_code::WRONG_TYPE, expr.span, format!("a metric is {}", schema::kind_text(&schema::Kind::Query)))
-                        .help("write the query as a string, best in single quotes"),
+                    Diagnostic::new(
+                        &type_code::WRONG_TYPE,
+                        expr.span,
+                        format!("a metric is {}", schema::kind_text(&schema::Kind::Query)),
+                    )
+                    .help("write the query as a string, best in single quotes"),
                 );
             }
             return None;
         };
-        let Some(function) = schema::function(&name.text).filter(|function| {
-            matches!(function.name, "ratio" | "rate" | "quantile" | "sample")
-        }) else {
-            let mut diag =
-                Diagnostic::new(&name_code::UNKNOWN_FUNCTION, name.span, format!("there is no query `{}`", name.text))
-                    .help("a query is a string, `ratio(a, b)`, `rate(m)`, `quantile(q, m)` or `sample(m, unit = ms)`");
+        let Some(function) = schema::function(&name.text)
+            .filter(|function| matches!(function.name, "ratio" | "rate" | "quantile" | "sample"))
+        else {
+            let mut diag = Diagnostic::new(
+                &name_code::UNKNOWN_FUNCTION,
+                name.span,
+                format!("there is no query `{}`", name.text),
+            )
+            .help(
+                "a query is a string, `ratio(a, b)`, `rate(m)`, `quantile(q, m)` or `sample(m, unit = ms)`",
+            );
             if let Some(near) = nearest(&name.text, ["ratio", "rate", "quantile", "sample"]) {
                 diag = diag.label(format!("did you mean `{near}`?"));
             }
@@ -136,11 +159,15 @@ impl<'b> Checker<'b> {
         };
         if !matches!(source, "scrape" | "text" | "") && function.name != "ratio" {
             self.report(
-                Diagnostic::new(&code::QUERY_FORM, expr.span, format!("`{}` can't be asked of a `{source}` source", function.name))
-                    .help(match source {
-                        "prometheus" => "write it in PromQL, as one string",
-                        _ => "write the path or the command, as one string",
-                    }),
+                Diagnostic::new(
+                    &code::QUERY_FORM,
+                    expr.span,
+                    format!("`{}` can't be asked of a `{source}` source", function.name),
+                )
+                .help(match source {
+                    "prometheus" => "write it in PromQL, as one string",
+                    _ => "write the path or the command, as one string",
+                }),
             );
             return None;
         }
@@ -149,13 +176,18 @@ impl<'b> Checker<'b> {
         }
         let wrong = |checker: &mut Self| {
             checker.report(
-                Diagnostic::new(&type_code::BAD_ARGUMENTS, expr.span, format!("`{}` does not take these arguments", function.name))
-                    .help(format!("it is called `{}`. {}", function.signature, function.doc)),
+                Diagnostic::new(
+                    &type_code::BAD_ARGUMENTS,
+                    expr.span,
+                    format!("`{}` does not take these arguments", function.name),
+                )
+                .help(format!("it is called `{}`. {}", function.signature, function.doc)),
             );
             None
         };
         let plain: Vec<&Expr> = args.iter().filter(|arg| arg.name.is_none()).map(|arg| &arg.value).collect();
-        let named: Vec<_> = args.iter().filter_map(|arg| arg.name.as_ref().map(|name| (name, &arg.value))).collect();
+        let named: Vec<_> =
+            args.iter().filter_map(|arg| arg.name.as_ref().map(|name| (name, &arg.value))).collect();
         match (function.name, plain.as_slice(), named.as_slice()) {
             ("ratio", [a, b], []) => {
                 let (a, b) = (self.query(a, source, depth + 1), self.query(b, source, depth + 1));
@@ -171,8 +203,12 @@ impl<'b> Checker<'b> {
                 };
                 if !(0.0..=1.0).contains(&share) {
                     self.report(
-                        Diagnostic::new(&crate::codes::values::OUT_OF_RANGE, q.span, "a quantile is a number from 0 to 1")
-                            .help("the 95th percentile is `0.95`"),
+                        Diagnostic::new(
+                            &crate::codes::values::OUT_OF_RANGE,
+                            q.span,
+                            "a quantile is a number from 0 to 1",
+                        )
+                        .help("the 95th percentile is `0.95`"),
                     );
                     return None;
                 }
@@ -195,12 +231,19 @@ impl<'b> Checker<'b> {
                 };
                 let Some(unit_ms) = unit_ms else {
                     self.report(
-                        Diagnostic::new(&crate::codes::values::UNKNOWN_MEMBER, unit.span, "`unit` is `us`, `ms`, `s`, `m` or `h`")
-                            .help("say in what the source counts time: `sample('latency', unit = ms)`"),
+                        Diagnostic::new(
+                            &crate::codes::values::UNKNOWN_MEMBER,
+                            unit.span,
+                            "`unit` is `us`, `ms`, `s`, `m` or `h`",
+                        )
+                        .help("say in what the source counts time: `sample('latency', unit = ms)`"),
                     );
                     return None;
                 };
-                Some(Query::Sample { of: Box::new(self.query(m, source, depth + 1)?), unit_ms: Some(unit_ms) })
+                Some(Query::Sample {
+                    of: Box::new(self.query(m, source, depth + 1)?),
+                    unit_ms: Some(unit_ms),
+                })
             }
             _ => wrong(self),
         }
@@ -209,13 +252,20 @@ impl<'b> Checker<'b> {
     /// Says which `$name` is no placeholder.
     fn placeholders(&mut self, text: &str, span: Span) {
         for (at, _) in text.match_indices('$') {
-            let name: String = text[at + 1..].chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
-            if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) || PLACEHOLDERS.contains(&name.as_str()) {
+            let name: String =
+                text[at + 1..].chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+            if name.is_empty()
+                || name.starts_with(|c: char| c.is_ascii_digit())
+                || PLACEHOLDERS.contains(&name.as_str())
+            {
                 continue;
             }
-            let mut diag =
-                Diagnostic::new(&code::UNKNOWN_PLACEHOLDER, span, format!("there is no placeholder `${name}`"))
-                    .help("the placeholders are `$release`, `$role`, `$service`, `$environment` and `$window`");
+            let mut diag = Diagnostic::new(
+                &code::UNKNOWN_PLACEHOLDER,
+                span,
+                format!("there is no placeholder `${name}`"),
+            )
+            .help("the placeholders are `$release`, `$role`, `$service`, `$environment` and `$window`");
             if let Some(near) = nearest(&name, PLACEHOLDERS) {
                 diag = diag.label(format!("did you mean `${near}`?"));
             }
@@ -231,7 +281,9 @@ impl<'b> Checker<'b> {
             if source.word() == "scrape" {
                 continue;
             }
-            let Some((_, setting)) = block.inner.open.iter().find(|(name, _)| *name == metric) else { continue };
+            let Some((_, setting)) = block.inner.open.iter().find(|(name, _)| *name == metric) else {
+                continue;
+            };
             let mut texts = Vec::new();
             collect_texts(&setting.value, &mut texts);
             if let Some(url) = source.setting("url") {

@@ -2,7 +2,9 @@
 
 use super::Defaults;
 use crate::checker::{Checker, Expansion};
-use crate::codes::{graph as graph_code, lints, metrics as metric_code, names as name_code, types as type_code};
+use crate::codes::{
+    graph as graph_code, lints, metrics as metric_code, names as name_code, types as type_code,
+};
 use crate::schema::{Id, Names};
 use crate::scope::{Around, Looped, Place, Scope};
 use crate::structure::{Block, as_name};
@@ -36,10 +38,16 @@ impl<'b> Checker<'b> {
             let mut values: Option<Vec<Value>> = None;
             if let Some((name, list)) = block.looped {
                 expansion.is_matrix = true;
-                if self.names.get(Names::Param, &name.text).is_some() || self.names.get(Names::Service, &name.text).is_some() {
+                if self.names.get(Names::Param, &name.text).is_some()
+                    || self.names.get(Names::Service, &name.text).is_some()
+                {
                     self.report(
-                        Diagnostic::new(&name_code::DUPLICATE_NAME, name.span, format!("`{}` is declared already", name.text))
-                            .help("choose another name for the matrix's variable"),
+                        Diagnostic::new(
+                            &name_code::DUPLICATE_NAME,
+                            name.span,
+                            format!("`{}` is declared already", name.text),
+                        )
+                        .help("choose another name for the matrix's variable"),
                     );
                 }
                 let low = self.expr(list, &Scope::file());
@@ -47,8 +55,12 @@ impl<'b> Checker<'b> {
                     Some(Type::List(item)) => {
                         if matches!(**item, Type::List(_) | Type::Map(_) | Type::Secret) {
                             self.report(
-                                Diagnostic::new(&type_code::WRONG_TYPE, list.span, format!("a matrix runs over single values, found a list of {item}"))
-                                    .help("list strings or numbers"),
+                                Diagnostic::new(
+                                    &type_code::WRONG_TYPE,
+                                    list.span,
+                                    format!("a matrix runs over single values, found a list of {item}"),
+                                )
+                                .help("list strings or numbers"),
                             );
                         } else {
                             expansion.ty = Some((**item).clone());
@@ -65,8 +77,14 @@ impl<'b> Checker<'b> {
                     Some(found) => {
                         let found = crate::values::a_type(found);
                         self.report(
-                            Diagnostic::new(&type_code::WRONG_TYPE, list.span, format!("a matrix runs over a list, found {found}"))
-                                .help("write `for x in [\"a\", \"b\"]`, or name a parameter of type `list(string)`"),
+                            Diagnostic::new(
+                                &type_code::WRONG_TYPE,
+                                list.span,
+                                format!("a matrix runs over a list, found {found}"),
+                            )
+                            .help(
+                                "write `for x in [\"a\", \"b\"]`, or name a parameter of type `list(string)`",
+                            ),
                         );
                     }
                     None => {}
@@ -90,8 +108,12 @@ impl<'b> Checker<'b> {
             let span = self.names.nodes.last().map(|block| block.head());
             if let Some(span) = span {
                 self.report(
-                    Diagnostic::new(&crate::codes::values::OUT_OF_RANGE, span, format!("the pipeline has more than {MAX_NODES} stages"))
-                        .help("make a matrix smaller"),
+                    Diagnostic::new(
+                        &crate::codes::values::OUT_OF_RANGE,
+                        span,
+                        format!("the pipeline has more than {MAX_NODES} stages"),
+                    )
+                    .help("make a matrix smaller"),
                 );
             }
         }
@@ -111,12 +133,8 @@ impl<'b> Checker<'b> {
                     ty: expansion.ty.clone(),
                     value: value.clone(),
                 });
-                let scope = Scope {
-                    place: Place::Step,
-                    node: Some(index),
-                    looped: looped.as_ref(),
-                    ..Scope::file()
-                };
+                let scope =
+                    Scope { place: Place::Step, node: Some(index), looped: looped.as_ref(), ..Scope::file() };
                 let when = self.condition(block, &scope);
                 let kind = if block.spec.id == Id::Gate {
                     NodeKind::Gate(Box::new(self.gate(block, &scope, defaults)))
@@ -130,11 +148,25 @@ impl<'b> Checker<'b> {
                 let needs = needs
                     .iter()
                     .flat_map(|need| {
-                        let ids = self.expansions.get(need.node).map(|expansion| expansion.nodes.clone()).unwrap_or_default();
-                        ids.into_iter().map(|(_, id)| cdpipe_model::plan::Need { node: NodeId(id), optional: need.optional })
+                        let ids = self
+                            .expansions
+                            .get(need.node)
+                            .map(|expansion| expansion.nodes.clone())
+                            .unwrap_or_default();
+                        ids.into_iter().map(|(_, id)| cdpipe_model::plan::Need {
+                            node: NodeId(id),
+                            optional: need.optional,
+                        })
                     })
                     .collect();
-                nodes.push(Node { id: NodeId(id), name, needs, when, kind, at: self.sources.pos(block.stmt.span) });
+                nodes.push(Node {
+                    id: NodeId(id),
+                    name,
+                    needs,
+                    when,
+                    kind,
+                    at: self.sources.pos(block.stmt.span),
+                });
             }
             all_needs.push(needs);
         }
@@ -146,9 +178,17 @@ impl<'b> Checker<'b> {
         let low = self.expr(&setting.value, scope);
         if let (Some(Value::Bool(value)), false) = (low.known(), self.planning()) {
             self.report(
-                Diagnostic::new(&lints::CONSTANT, setting.value.span, format!("this condition is always {value}"))
-                    .also(block.name_span(), if *value { "it always runs" } else { "it never runs" })
-                    .help(if *value { "leave `when` out" } else { "remove it, or compare with a parameter or `git.branch`" }),
+                Diagnostic::new(
+                    &lints::CONSTANT,
+                    setting.value.span,
+                    format!("this condition is always {value}"),
+                )
+                .also(block.name_span(), if *value { "it always runs" } else { "it never runs" })
+                .help(if *value {
+                    "leave `when` out"
+                } else {
+                    "remove it, or compare with a parameter or `git.branch`"
+                }),
             );
         }
         low.expr
@@ -162,16 +202,27 @@ impl<'b> Checker<'b> {
             ExprKind::Name(_) | ExprKind::Call(..) => {
                 let text = self.slice(setting.value.span).to_owned();
                 self.report(
-                    Diagnostic::new(&type_code::WRONG_TYPE, setting.value.span, "`needs` is a list of stages and gates")
-                        .help(format!("write `needs = [{text}]`"))
-                        .fix("make it a list", vec![Edit { span: setting.value.span, replacement: format!("[{text}]") }]),
+                    Diagnostic::new(
+                        &type_code::WRONG_TYPE,
+                        setting.value.span,
+                        "`needs` is a list of stages and gates",
+                    )
+                    .help(format!("write `needs = [{text}]`"))
+                    .fix(
+                        "make it a list",
+                        vec![Edit { span: setting.value.span, replacement: format!("[{text}]") }],
+                    ),
                 );
                 std::slice::from_ref(&setting.value)
             }
             _ => {
                 self.report(
-                    Diagnostic::new(&type_code::WRONG_TYPE, setting.value.span, "`needs` is a list of stages and gates")
-                        .help("write `needs = [build, test]`"),
+                    Diagnostic::new(
+                        &type_code::WRONG_TYPE,
+                        setting.value.span,
+                        "`needs` is a list of stages and gates",
+                    )
+                    .help("write `needs = [build, test]`"),
                 );
                 return Vec::new();
             }
@@ -179,12 +230,18 @@ impl<'b> Checker<'b> {
         let mut needs: Vec<Need> = Vec::new();
         for item in items {
             let (expr, optional) = match &item.kind {
-                ExprKind::Call(name, args) if name.text == "optional" && args.len() == 1 => (&args[0].value, true),
+                ExprKind::Call(name, args) if name.text == "optional" && args.len() == 1 => {
+                    (&args[0].value, true)
+                }
                 ExprKind::Error => continue,
                 _ => (item, false),
             };
             let Some(name) = as_name(expr) else {
-                let mut diag = Diagnostic::new(&graph_code::UNKNOWN_NEED, item.span, "expected the name of a stage or a gate");
+                let mut diag = Diagnostic::new(
+                    &graph_code::UNKNOWN_NEED,
+                    item.span,
+                    "expected the name of a stage or a gate",
+                );
                 diag = match crate::values::as_text(expr).and_then(cdpipe_syntax::tree::StrLit::plain) {
                     Some(plain) => diag
                         .help("names stand without quotes")
@@ -199,14 +256,23 @@ impl<'b> Checker<'b> {
                 let mut diag = Diagnostic::new(
                     &graph_code::UNKNOWN_NEED,
                     name.span,
-                    format!("`{}` needs `{}`, and there is no such stage or gate", block.name_text(), name.text),
+                    format!(
+                        "`{}` needs `{}`, and there is no such stage or gate",
+                        block.name_text(),
+                        name.text
+                    ),
                 );
                 diag = match nearest(&name.text, known.iter().copied()) {
                     Some(near) => diag
                         .label(format!("did you mean `{near}`?"))
                         .help(format!("write `{near}`"))
-                        .suggestion(format!("write `{near}`"), vec![Edit { span: name.span, replacement: near.to_owned() }]),
-                    None => diag.help(format!("declare `stage {} {{ … }}`, or remove it from `needs`", name.text)),
+                        .suggestion(
+                            format!("write `{near}`"),
+                            vec![Edit { span: name.span, replacement: near.to_owned() }],
+                        ),
+                    None => {
+                        diag.help(format!("declare `stage {} {{ … }}`, or remove it from `needs`", name.text))
+                    }
                 };
                 self.report(diag);
                 continue;
@@ -214,18 +280,26 @@ impl<'b> Checker<'b> {
             let _ = self.names.take(Names::Node, &name.text);
             if node == index {
                 self.report(
-                    Diagnostic::new(&graph_code::SELF_NEED, name.span, format!("`{}` needs itself, so it can never start", name.text))
-                        .help("remove it from its own `needs`"),
+                    Diagnostic::new(
+                        &graph_code::SELF_NEED,
+                        name.span,
+                        format!("`{}` needs itself, so it can never start", name.text),
+                    )
+                    .help("remove it from its own `needs`"),
                 );
                 continue;
             }
             if let Some(first) = needs.iter().find(|need| need.node == node) {
                 let first = first.span;
                 self.report(
-                    Diagnostic::new(&graph_code::DUPLICATE_NEED, name.span, format!("`{}` stands twice in `needs`", name.text))
-                        .label("again here")
-                        .also(first, "first here")
-                        .help("remove one of them"),
+                    Diagnostic::new(
+                        &graph_code::DUPLICATE_NEED,
+                        name.span,
+                        format!("`{}` stands twice in `needs`", name.text),
+                    )
+                    .label("again here")
+                    .also(first, "first here")
+                    .help("remove one of them"),
                 );
                 continue;
             }
@@ -244,8 +318,16 @@ impl<'b> Checker<'b> {
             let name = output.name_text().to_owned();
             if outputs.iter().any(|other| other.name == name) || name == "outcome" {
                 self.report(
-                    Diagnostic::new(&name_code::DUPLICATE_NAME, output.name_span(), format!("the output `{name}` is declared already"))
-                        .help(if name == "outcome" { "`outcome` is how the stage ended; choose another name" } else { "rename one of them" }),
+                    Diagnostic::new(
+                        &name_code::DUPLICATE_NAME,
+                        output.name_span(),
+                        format!("the output `{name}` is declared already"),
+                    )
+                    .help(if name == "outcome" {
+                        "`outcome` is how the stage ended; choose another name"
+                    } else {
+                        "rename one of them"
+                    }),
                 );
                 continue;
             }
@@ -260,8 +342,12 @@ impl<'b> Checker<'b> {
             && block.child(Id::Run).is_none()
         {
             self.report(
-                Diagnostic::new(&graph_code::OUTPUT_WITHOUT_RUN, output.head(), "no `run` of this stage could write this output")
-                    .help(format!("add `run \"echo {}=… >> $CDPIPE_OUTPUT\"`", output.name_text())),
+                Diagnostic::new(
+                    &graph_code::OUTPUT_WITHOUT_RUN,
+                    output.head(),
+                    "no `run` of this stage could write this output",
+                )
+                .help(format!("add `run \"echo {}=… >> $CDPIPE_OUTPUT\"`", output.name_text())),
             );
         }
         let mut locks: Vec<LockKey> = steps
@@ -318,7 +404,10 @@ impl<'b> Checker<'b> {
         for on in block.children(Id::On) {
             let Some(expr) = on.arg("EVENTS") else { continue };
             let names = event_names(expr);
-            if !undoable && !names.is_empty() && names.iter().all(|name| matches!(*name, "rollback" | "rollback_failed")) {
+            if !undoable
+                && !names.is_empty()
+                && names.iter().all(|name| matches!(*name, "rollback" | "rollback_failed"))
+            {
                 self.report(
                     Diagnostic::new(&lints::NEVER_FIRES, expr.span, format!("nothing in `{}` can be rolled back, so this hook never runs", block.name_text()))
                         .help("a stage rolls back what it deployed, or what an `undo { … }` says; for a failed step use `on failure`"),
@@ -329,23 +418,38 @@ impl<'b> Checker<'b> {
         for child in &block.inner.children {
             match child.spec.id {
                 Id::Undo if !before => self.report(
-                    Diagnostic::new(&lints::UNDO_OF_NOTHING, child.head(), "no step stands before this `undo`")
-                        .help("put it after the steps that it takes back"),
+                    Diagnostic::new(
+                        &lints::UNDO_OF_NOTHING,
+                        child.head(),
+                        "no step stands before this `undo`",
+                    )
+                    .help("put it after the steps that it takes back"),
                 ),
                 Id::Output | Id::On | Id::Undo => {}
                 _ => before = true,
             }
         }
         if !block.inner.children.is_empty() || !block.inner.settings.is_empty() {
-            let steps = block.inner.children.iter().any(|child| !matches!(child.spec.id, Id::Output | Id::On | Id::Undo));
+            let steps = block
+                .inner
+                .children
+                .iter()
+                .any(|child| !matches!(child.spec.id, Id::Output | Id::On | Id::Undo));
             let broken = block.stmt.body.as_ref().is_some_and(|body| {
-                body.entries.iter().filter(|entry| !matches!(entry, cdpipe_syntax::tree::Entry::Setting(_))).count()
+                body.entries
+                    .iter()
+                    .filter(|entry| !matches!(entry, cdpipe_syntax::tree::Entry::Setting(_)))
+                    .count()
                     > block.inner.children.len()
             });
             if !steps && !broken {
                 self.report(
-                    Diagnostic::new(&name_code::EMPTY_BODY, block.head(), format!("`stage {}` has no step", block.name_text()))
-                        .help("add one: `run \"…\"`, `deploy SERVICE to ENVIRONMENT`"),
+                    Diagnostic::new(
+                        &name_code::EMPTY_BODY,
+                        block.head(),
+                        format!("`stage {}` has no step", block.name_text()),
+                    )
+                    .help("add one: `run \"…\"`, `deploy SERVICE to ENVIRONMENT`"),
                 );
             }
         }
@@ -358,7 +462,8 @@ impl<'b> Checker<'b> {
             let found = self.found(approval, scope);
             approvals.push(self.approval(approval, &found));
         }
-        let metrics = block.children(Id::GateMetric).filter_map(|metric| self.gate_metric(metric, scope)).collect();
+        let metrics =
+            block.children(Id::GateMetric).filter_map(|metric| self.gate_metric(metric, scope)).collect();
         let checks = self.steps(&block.inner.children, scope, defaults);
         let windows = block.children(Id::Window).flat_map(|window| self.windows(window, scope)).collect();
         let hook_scope = Scope { place: Place::Hook, ..*scope };
@@ -367,13 +472,21 @@ impl<'b> Checker<'b> {
         let broken = block.stmt.body.as_ref().is_none_or(|body| {
             body.entries.is_empty()
                 || body.entries.iter().any(|entry| matches!(entry, cdpipe_syntax::tree::Entry::Error(_)))
-                || body.entries.iter().filter(|entry| matches!(entry, cdpipe_syntax::tree::Entry::Statement(_))).count()
+                || body
+                    .entries
+                    .iter()
+                    .filter(|entry| matches!(entry, cdpipe_syntax::tree::Entry::Statement(_)))
+                    .count()
                     > block.inner.children.len()
         });
         if !asks && !broken {
             self.report(
-                Diagnostic::new(&graph_code::HEADLESS_GATE, block.head(), format!("the gate `{}` asks for nothing, so it holds nothing back", block.name_text()))
-                    .help("add `approval { by = [\"ops\"] }`, a `metric`, a check or a `window`"),
+                Diagnostic::new(
+                    &graph_code::HEADLESS_GATE,
+                    block.head(),
+                    format!("the gate `{}` asks for nothing, so it holds nothing back", block.name_text()),
+                )
+                .help("add `approval { by = [\"ops\"] }`, a `metric`, a check or a `window`"),
             );
         }
         Gate { approvals, metrics, checks, windows, timeout_ms: found.ms("timeout"), hooks }
@@ -391,7 +504,11 @@ impl<'b> Checker<'b> {
             let mut diag = Diagnostic::new(
                 &metric_code::TOO_FEW_SAMPLES,
                 found.span("FOR").unwrap_or(block.head()),
-                format!("it must hold for {}, and is sampled every {}", super::deploy::duration(for_ms), super::deploy::duration(every_ms)),
+                format!(
+                    "it must hold for {}, and is sampled every {}",
+                    super::deploy::duration(for_ms),
+                    super::deploy::duration(every_ms)
+                ),
             )
             .help("let it hold for several samples, or sample more often: `{ every = 5s }`");
             if let Some(span) = found.span("every") {
@@ -402,8 +519,12 @@ impl<'b> Checker<'b> {
         let low = self.expr(condition, scope);
         if let (Some(Value::Bool(value)), false) = (low.known(), self.planning()) {
             self.report(
-                Diagnostic::new(&lints::CONSTANT, condition.span, format!("this condition is always {value}"))
-                    .help("compare a metric with a limit: `error_rate < 1%`"),
+                Diagnostic::new(
+                    &lints::CONSTANT,
+                    condition.span,
+                    format!("this condition is always {value}"),
+                )
+                .help("compare a metric with a limit: `error_rate < 1%`"),
             );
         }
         Some(GateMetric {
@@ -441,9 +562,8 @@ fn least_ms(step: &Step) -> u64 {
     match &step.kind {
         StepKind::Wait { ms } => *ms,
         StepKind::Watch(watch) => watch.for_ms.unwrap_or(0),
-        StepKind::Deploy(deploy) => {
-            super::deploy::soak(&deploy.strategy).saturating_add(deploy.watch.as_ref().map_or(0, |watch| watch.after_ms))
-        }
+        StepKind::Deploy(deploy) => super::deploy::soak(&deploy.strategy)
+            .saturating_add(deploy.watch.as_ref().map_or(0, |watch| watch.after_ms)),
         _ => 0,
     }
 }

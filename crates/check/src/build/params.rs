@@ -31,8 +31,12 @@ impl<'b> Checker<'b> {
             if let Some(pattern) = block.matches {
                 if !matches!(ty, Type::Str | Type::Version) {
                     self.report(
-                        Diagnostic::new(&type_code::WRONG_TYPE, pattern.span, format!("`matches` is for strings, and this is a {ty}"))
-                            .help("use `in [ … ]` for other types"),
+                        Diagnostic::new(
+                            &type_code::WRONG_TYPE,
+                            pattern.span,
+                            format!("`matches` is for strings, and this is a {ty}"),
+                        )
+                        .help("use `in [ … ]` for other types"),
                     );
                 }
                 let low = self.expr(pattern, &Scope::file());
@@ -42,8 +46,12 @@ impl<'b> Checker<'b> {
                         self.regex(&text, pattern.span);
                     }
                     _ if low.ty.is_some() => self.report(
-                        Diagnostic::new(&type_code::WRONG_TYPE, pattern.span, "the pattern after `matches` is a plain string")
-                            .help("write it in single quotes: `matches '^v\\d+$'`"),
+                        Diagnostic::new(
+                            &type_code::WRONG_TYPE,
+                            pattern.span,
+                            "the pattern after `matches` is a plain string",
+                        )
+                        .help("write it in single quotes: `matches '^v\\d+$'`"),
                     ),
                     _ => {}
                 }
@@ -51,7 +59,10 @@ impl<'b> Checker<'b> {
             if let Some(list) = block.within {
                 let low = self.expr(list, &Scope::file());
                 match &low.ty {
-                    Some(Type::List(item)) if fits(item, &ty) || matches!(low.known(), Some(Value::List(items)) if items.is_empty()) => {
+                    Some(Type::List(item))
+                        if fits(item, &ty)
+                            || matches!(low.known(), Some(Value::List(items)) if items.is_empty()) =>
+                    {
                         if let Some(Value::List(items)) = low.known() {
                             let items = items.clone();
                             self.distinct(&items, list);
@@ -61,8 +72,15 @@ impl<'b> Checker<'b> {
                     Some(found) => {
                         let found = found.clone();
                         self.report(
-                            Diagnostic::new(&type_code::WRONG_TYPE, list.span, format!("`in` takes a list of {ty} here, found {}", crate::values::a_type(&found)))
-                                .help("list the values it may have: `in [\"a\", \"b\"]`"),
+                            Diagnostic::new(
+                                &type_code::WRONG_TYPE,
+                                list.span,
+                                format!(
+                                    "`in` takes a list of {ty} here, found {}",
+                                    crate::values::a_type(&found)
+                                ),
+                            )
+                            .help("list the values it may have: `in [\"a\", \"b\"]`"),
                         );
                     }
                 }
@@ -83,7 +101,8 @@ impl<'b> Checker<'b> {
         let found = low.ty.clone()?;
         let empty = matches!(low.known(), Some(Value::List(items)) if items.is_empty())
             || matches!(low.known(), Some(Value::Map(items)) if items.is_empty());
-        let same_shape = matches!((&found, ty), (Type::List(_), Type::List(_)) | (Type::Map(_), Type::Map(_)));
+        let same_shape =
+            matches!((&found, ty), (Type::List(_), Type::List(_)) | (Type::Map(_), Type::Map(_)));
         if found == Type::Secret {
             self.secret_leak(default.span, "a parameter");
             return None;
@@ -93,7 +112,11 @@ impl<'b> Checker<'b> {
             let mut diag = Diagnostic::new(
                 &type_code::WRONG_TYPE,
                 default.span,
-                format!("the default of `{}` is {}, and its type is {ty}", block.name_text(), crate::values::a_type(&found)),
+                format!(
+                    "the default of `{}` is {}, and its type is {ty}",
+                    block.name_text(),
+                    crate::values::a_type(&found)
+                ),
             );
             if let Some(type_expr) = block.ty {
                 diag = diag.also(type_expr.span, "this type");
@@ -101,7 +124,9 @@ impl<'b> Checker<'b> {
             diag = match (ty, &default.kind) {
                 (Type::Str | Type::Version, ExprKind::Literal(_)) => diag.help(format!("write `\"{text}\"`")),
                 (Type::Duration, ExprKind::Literal(Literal::Int(_))) => diag.help(format!("write `{text}s`")),
-                (Type::Percent, ExprKind::Literal(Literal::Int(_) | Literal::Number(_))) => diag.help(format!("write `{text}%`")),
+                (Type::Percent, ExprKind::Literal(Literal::Int(_) | Literal::Number(_))) => {
+                    diag.help(format!("write `{text}%`"))
+                }
                 _ => diag.help(format!("write {}", example(ty))),
             };
             self.report(diag);
@@ -119,9 +144,13 @@ impl<'b> Checker<'b> {
             && regex::Regex::new(pattern_text).is_ok_and(|regex| !regex.is_match(text))
         {
             self.report(
-                Diagnostic::new(&code::UNFIT_INPUT, span, format!("{what} of `{name}`, {text:?}, does not match {pattern_text:?}"))
-                    .also(pattern.span, "it must match this")
-                    .help("choose a value that matches, or widen the pattern"),
+                Diagnostic::new(
+                    &code::UNFIT_INPUT,
+                    span,
+                    format!("{what} of `{name}`, {text:?}, does not match {pattern_text:?}"),
+                )
+                .also(pattern.span, "it must match this")
+                .help("choose a value that matches, or widen the pattern"),
             );
             return false;
         }
@@ -129,15 +158,23 @@ impl<'b> Checker<'b> {
             && let Some(Value::List(items)) = self.expr(list, &Scope::file()).known()
         {
             let known = items.iter().any(|item| {
-                let same = Lowered::Binary(Op::Eq, Box::new(Lowered::Value(item.clone())), Box::new(Lowered::Value(value.clone())));
+                let same = Lowered::Binary(
+                    Op::Eq,
+                    Box::new(Lowered::Value(item.clone())),
+                    Box::new(Lowered::Value(value.clone())),
+                );
                 same.eval(&|_| None) == Ok(Value::Bool(true))
             });
             if !known {
                 let words: Vec<String> = items.iter().map(ToString::to_string).collect();
                 self.report(
-                    Diagnostic::new(&code::UNFIT_INPUT, span, format!("{what} of `{name}`, `{value}`, is not among the values it may have"))
-                        .also(list.span, "these")
-                        .help(format!("choose {}", one_of(words.iter().map(String::as_str), 12))),
+                    Diagnostic::new(
+                        &code::UNFIT_INPUT,
+                        span,
+                        format!("{what} of `{name}`, `{value}`, is not among the values it may have"),
+                    )
+                    .also(list.span, "these")
+                    .help(format!("choose {}", one_of(words.iter().map(String::as_str), 12))),
                 );
                 return false;
             }
@@ -155,7 +192,9 @@ impl<'b> Checker<'b> {
             return false;
         }
         let spans: Vec<Span> = match &list.kind {
-            ExprKind::List(exprs) if exprs.len() == items.len() => exprs.iter().map(|expr| expr.span).collect(),
+            ExprKind::List(exprs) if exprs.len() == items.len() => {
+                exprs.iter().map(|expr| expr.span).collect()
+            }
             _ => vec![list.span; items.len()],
         };
         let mut seen: HashMap<String, Span> = HashMap::new();
@@ -165,10 +204,14 @@ impl<'b> Checker<'b> {
                 Some(first) => {
                     fine = false;
                     self.report(
-                        Diagnostic::new(&code::DUPLICATE_ITEM, span, format!("`{item}` stands twice in the list"))
-                            .label("again here")
-                            .also(*first, "first here")
-                            .help("remove one of them"),
+                        Diagnostic::new(
+                            &code::DUPLICATE_ITEM,
+                            span,
+                            format!("`{item}` stands twice in the list"),
+                        )
+                        .label("again here")
+                        .also(*first, "first here")
+                        .help("remove one of them"),
                     );
                 }
                 None => {
@@ -202,7 +245,8 @@ pub(crate) fn resolve_inputs(checker: &mut Checker<'_>, inputs: &Inputs) -> Hash
     for name in inputs.set.keys() {
         if !known.contains(&name.as_str()) {
             let top = Span::new(SourceId(0), 0, 0);
-            let mut diag = Diagnostic::new(&code::UNKNOWN_INPUT, top, format!("there is no parameter `{name}` to set"));
+            let mut diag =
+                Diagnostic::new(&code::UNKNOWN_INPUT, top, format!("there is no parameter `{name}` to set"));
             diag = match nearest(name, known.iter().copied()) {
                 Some(near) => diag.help(format!("did you mean `--set {near}=…`?")),
                 None if known.is_empty() => diag.help("this pipeline has no parameters"),
@@ -214,14 +258,18 @@ pub(crate) fn resolve_inputs(checker: &mut Checker<'_>, inputs: &Inputs) -> Hash
     for block in checker.names.params.clone() {
         let name = block.name_text();
         let Some(ty) = checker.names.param_types.get(name).cloned() else { continue };
-        let given = inputs
-            .set
-            .get(name)
-            .map(|text| (text, "--set"))
-            .or_else(|| inputs.env.get(name).or_else(|| inputs.env.get(&name.replace('-', "_"))).map(|text| (text, "the environment")));
+        let given = inputs.set.get(name).map(|text| (text, "--set")).or_else(|| {
+            inputs
+                .env
+                .get(name)
+                .or_else(|| inputs.env.get(&name.replace('-', "_")))
+                .map(|text| (text, "the environment"))
+        });
         let value = match given {
             Some((text, origin)) => match read_input(text, &ty) {
-                Ok(value) => checker.constraints(block, &value, block.name_span(), &format!("the value ({origin})")).then_some(value),
+                Ok(value) => checker
+                    .constraints(block, &value, block.name_span(), &format!("the value ({origin})"))
+                    .then_some(value),
                 Err(wanted) => {
                     checker.report(
                         Diagnostic::new(
@@ -229,7 +277,11 @@ pub(crate) fn resolve_inputs(checker: &mut Checker<'_>, inputs: &Inputs) -> Hash
                             block.name_span(),
                             format!("the value of `{name}` ({origin}), {text:?}, is not {wanted}"),
                         )
-                        .help(format!("give it as {}: `--set {name}={}`", crate::values::a_type(&ty), example_text(&ty))),
+                        .help(format!(
+                            "give it as {}: `--set {name}={}`",
+                            crate::values::a_type(&ty),
+                            example_text(&ty)
+                        )),
                     );
                     None
                 }
@@ -238,9 +290,17 @@ pub(crate) fn resolve_inputs(checker: &mut Checker<'_>, inputs: &Inputs) -> Hash
                 Some(default) => checker.default(block, default, &ty),
                 None => {
                     checker.report(
-                        Diagnostic::new(&code::MISSING_INPUT, block.name_span(), format!("the parameter `{name}` has no value"))
-                            .label("this has no default")
-                            .help(format!("give it: `--set {name}={}`, or `CDPIPE_SET_{}`", example_text(&ty), name.replace('-', "_"))),
+                        Diagnostic::new(
+                            &code::MISSING_INPUT,
+                            block.name_span(),
+                            format!("the parameter `{name}` has no value"),
+                        )
+                        .label("this has no default")
+                        .help(format!(
+                            "give it: `--set {name}={}`, or `CDPIPE_SET_{}`",
+                            example_text(&ty),
+                            name.replace('-', "_")
+                        )),
                     );
                     None
                 }
@@ -258,7 +318,9 @@ pub(crate) fn resolve_inputs(checker: &mut Checker<'_>, inputs: &Inputs) -> Hash
 pub(crate) fn convert(value: Value, ty: &Type) -> Value {
     match (value, ty) {
         (Value::Int(n), Type::Number) => Value::Number(n as f64),
-        (Value::List(items), Type::List(item)) => Value::List(items.into_iter().map(|each| convert(each, item)).collect()),
+        (Value::List(items), Type::List(item)) => {
+            Value::List(items.into_iter().map(|each| convert(each, item)).collect())
+        }
         (Value::Map(items), Type::Map(item)) => {
             Value::Map(items.into_iter().map(|(key, each)| (key, convert(each, item))).collect())
         }
@@ -267,12 +329,16 @@ pub(crate) fn convert(value: Value, ty: &Type) -> Value {
 }
 
 fn example(ty: &Type) -> String {
-    format!("{}, such as `{}`", crate::values::a_type(ty), match ty {
-        Type::Str | Type::Version => format!("\"{}\"", example_text(ty)),
-        Type::List(inner) => format!("[{}]", example_text(inner)),
-        Type::Map(inner) => format!("{{ key = {} }}", example_text(inner)),
-        _ => example_text(ty),
-    })
+    format!(
+        "{}, such as `{}`",
+        crate::values::a_type(ty),
+        match ty {
+            Type::Str | Type::Version => format!("\"{}\"", example_text(ty)),
+            Type::List(inner) => format!("[{}]", example_text(inner)),
+            Type::Map(inner) => format!("{{ key = {} }}", example_text(inner)),
+            _ => example_text(ty),
+        }
+    )
 }
 
 fn example_text(ty: &Type) -> String {
@@ -305,7 +371,10 @@ pub(crate) fn read_input(text: &str, ty: &Type) -> Result<Value, String> {
             if body.trim().is_empty() {
                 return Ok(Value::List(Vec::new()));
             }
-            body.split(',').map(|item| read_input(unquote(item.trim()), inner)).collect::<Result<_, _>>().map(Value::List)
+            body.split(',')
+                .map(|item| read_input(unquote(item.trim()), inner))
+                .collect::<Result<_, _>>()
+                .map(Value::List)
         }
         Type::Map(inner) => {
             let body = trimmed.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap_or(trimmed);
@@ -344,7 +413,9 @@ fn literal(text: &str) -> Option<Value> {
         Some(rest) => (true, rest),
         None => (false, text),
     };
-    if !digits.starts_with(|c: char| c.is_ascii_digit()) || !digits.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '%' | '_')) {
+    if !digits.starts_with(|c: char| c.is_ascii_digit())
+        || !digits.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '%' | '_'))
+    {
         return None;
     }
     let source = format!("x = {digits}\n");

@@ -40,9 +40,13 @@ impl<'b> Checker<'b> {
         let target = block.child(Id::Target);
         if target.is_none() {
             self.report(
-                Diagnostic::new(&code::MISSING_STATEMENT, block.head(), format!("`environment {name}` has no target"))
-                    .label("expected `target KIND` in its body")
-                    .help("say where instances run: `target local`, `docker`, `swarm`, `kubernetes` or `hosts`"),
+                Diagnostic::new(
+                    &code::MISSING_STATEMENT,
+                    block.head(),
+                    format!("`environment {name}` has no target"),
+                )
+                .label("expected `target KIND` in its body")
+                .help("say where instances run: `target local`, `docker`, `swarm`, `kubernetes` or `hosts`"),
             );
         }
         let target_settings = target.map(|target| self.settings(target, &scope)).unwrap_or_default();
@@ -61,7 +65,10 @@ impl<'b> Checker<'b> {
         let freezes = block.children(Id::Freeze).flat_map(|freeze| self.windows(freeze, &scope)).collect();
         Environment {
             name: EnvName::from(name),
-            target: TargetSpec { kind: target_kind(block).unwrap_or(TargetKind::Local), settings: target_settings },
+            target: TargetSpec {
+                kind: target_kind(block).unwrap_or(TargetKind::Local),
+                settings: target_settings,
+            },
             traffic,
             vars,
             freezes,

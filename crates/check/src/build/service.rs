@@ -9,16 +9,30 @@ use crate::structure::Block;
 use crate::values::Found;
 use cdpipe_model::expr::Expr as Lowered;
 use cdpipe_model::id::ServiceName;
-use cdpipe_model::service::{Health, HealthCheck, HealthKind, Route, Service, TargetKind, TrafficKind, Workload};
+use cdpipe_model::service::{
+    Health, HealthCheck, HealthKind, Route, Service, TargetKind, TrafficKind, Workload,
+};
 use cdpipe_model::value::Value;
 use cdpipe_syntax::{Diagnostic, Span};
 use std::collections::BTreeMap;
 
+/// Environment, address, host and path.
+type Claim = (String, Option<String>, Option<String>, Option<String>);
+
 impl<'b> Checker<'b> {
     /// The service in this environment, or in any.
-    pub(crate) fn service(&mut self, block: &'b Block<'b>, environment: Option<&'b Block<'b>>, scope: &Scope<'_>) -> Service {
+    pub(crate) fn service(
+        &mut self,
+        block: &'b Block<'b>,
+        environment: Option<&'b Block<'b>>,
+        scope: &Scope<'_>,
+    ) -> Service {
         let name = block.name_text();
-        let key = (name.to_owned(), environment.map_or(String::new(), |env| env.name_text().to_owned()), scope.sets_id);
+        let key = (
+            name.to_owned(),
+            environment.map_or(String::new(), |env| env.name_text().to_owned()),
+            scope.sets_id,
+        );
         if let Some(service) = self.services.get(&key) {
             return service.clone();
         }
@@ -33,7 +47,11 @@ impl<'b> Checker<'b> {
         let version = self.service_version(block, scope);
         let mut env = self.open_map(block, Id::Env, scope);
         if let Some(environment) = environment {
-            for (name, value) in self.open_map(environment, Id::Vars, &Scope { sets: scope.sets, sets_id: scope.sets_id, ..Scope::file() }) {
+            for (name, value) in self.open_map(
+                environment,
+                Id::Vars,
+                &Scope { sets: scope.sets, sets_id: scope.sets_id, ..Scope::file() },
+            ) {
                 env.entry(name).or_insert(value);
             }
         }
@@ -79,13 +97,20 @@ impl<'b> Checker<'b> {
 
     fn workload(&mut self, block: &'b Block<'b>, found: &Found) -> Option<Workload> {
         let name = block.name_text();
-        let made_of: Vec<&str> = ["image", "command", "compose", "manifest"].into_iter().filter(|word| found.has(word)).collect();
+        let made_of: Vec<&str> =
+            ["image", "command", "compose", "manifest"].into_iter().filter(|word| found.has(word)).collect();
         match made_of.as_slice() {
             [] => {
                 self.report(
-                    Diagnostic::new(&code::MISSING_STATEMENT, block.head(), format!("`service {name}` says nothing of what it is made from"))
-                        .label("expected `image`, `command`, `compose` or `manifest` in its body")
-                        .help("for a process: `command = [\"./web\"]`; for a container: `image = \"acme/web:1.0\"`"),
+                    Diagnostic::new(
+                        &code::MISSING_STATEMENT,
+                        block.head(),
+                        format!("`service {name}` says nothing of what it is made from"),
+                    )
+                    .label("expected `image`, `command`, `compose` or `manifest` in its body")
+                    .help(
+                        "for a process: `command = [\"./web\"]`; for a container: `image = \"acme/web:1.0\"`",
+                    ),
                 );
                 return None;
             }
@@ -103,11 +128,17 @@ impl<'b> Checker<'b> {
         }
         if let (Some(artifact), None) = (found.span("artifact"), found.get("command")) {
             self.report(
-                Diagnostic::new(&code::EXCLUSIVE, artifact, "`artifact` belongs to `command`, and there is none")
-                    .help("say how it is started: `command = [\"./web\"]`"),
+                Diagnostic::new(
+                    &code::EXCLUSIVE,
+                    artifact,
+                    "`artifact` belongs to `command`, and there is none",
+                )
+                .help("say how it is started: `command = [\"./web\"]`"),
             );
         }
-        if let (Some(span), None) = (found.span("workload").or(found.span("container")), found.get("manifest")) {
+        if let (Some(span), None) =
+            (found.span("workload").or(found.span("container")), found.get("manifest"))
+        {
             self.report(
                 Diagnostic::new(&code::EXCLUSIVE, span, "this belongs to `manifest`, and there is none")
                     .help("name the manifests: `manifest = \"k8s/*.yaml\"`"),
@@ -124,7 +155,9 @@ impl<'b> Checker<'b> {
                 reference: super::or_blank(found.expr("image")),
                 args: words(found.expr("command")),
             },
-            "command" => Workload::Command { argv: words(found.expr("command")), artifact: found.expr("artifact") },
+            "command" => {
+                Workload::Command { argv: words(found.expr("command")), artifact: found.expr("artifact") }
+            }
             "compose" => {
                 let text = found.text("compose").unwrap_or_default();
                 let (file, service) = text.split_once('#').unwrap_or((&text, ""));
@@ -146,11 +179,18 @@ impl<'b> Checker<'b> {
         }
         let Some(span) = block.setting("image").map(|setting| setting.value.span) else { return };
         let tag = image_tag(image);
-        if tag.is_none_or(|tag| matches!(tag, "latest" | "main" | "master" | "edge" | "nightly" | "stable" | "dev")) {
-            let what = tag.map_or("no tag, which means `latest`".to_owned(), |tag| format!("the tag `{tag}`"));
+        if tag.is_none_or(|tag| {
+            matches!(tag, "latest" | "main" | "master" | "edge" | "nightly" | "stable" | "dev")
+        }) {
+            let what =
+                tag.map_or("no tag, which means `latest`".to_owned(), |tag| format!("the tag `{tag}`"));
             self.report(
-                Diagnostic::new(&security::MUTABLE_TAG, span, format!("the image has {what}, and that can name another image tomorrow"))
-                    .help("name a version (`:1.4.2`, `:${version}`) or a digest (`@sha256:…`)"),
+                Diagnostic::new(
+                    &security::MUTABLE_TAG,
+                    span,
+                    format!("the image has {what}, and that can name another image tomorrow"),
+                )
+                .help("name a version (`:1.4.2`, `:${version}`) or a digest (`@sha256:…`)"),
             );
         }
     }
@@ -173,7 +213,12 @@ impl<'b> Checker<'b> {
     }
 
     /// Where users reach it: its own settings, then those of the environment. None where nothing steers traffic.
-    fn route(&mut self, block: &'b Block<'b>, environment: Option<&'b Block<'b>>, scope: &Scope<'_>) -> Option<Route> {
+    fn route(
+        &mut self,
+        block: &'b Block<'b>,
+        environment: Option<&'b Block<'b>>,
+        scope: &Scope<'_>,
+    ) -> Option<Route> {
         let own = block.child(Id::ServiceRoute).map(|route| self.found(route, scope));
         let environment = environment?;
         let traffic = environment.child(Id::Traffic)?;
@@ -181,7 +226,9 @@ impl<'b> Checker<'b> {
         let shared = environment.child(Id::ServiceRoute).map(|route| self.found(route, scope));
         let router = self.found(traffic, scope);
         let pick = |name: &str| {
-            own.as_ref().and_then(|found| found.text(name)).or_else(|| shared.as_ref().and_then(|found| found.text(name)))
+            own.as_ref()
+                .and_then(|found| found.text(name))
+                .or_else(|| shared.as_ref().and_then(|found| found.text(name)))
         };
         let default_listen = if kind == TrafficKind::Proxy { Some(":8080".to_owned()) } else { None };
         let object = pick("object").or_else(|| match kind {
@@ -204,7 +251,10 @@ impl<'b> Checker<'b> {
     /// Whether the environment's target can run it; says so if not.
     pub(crate) fn fits_target(&mut self, block: &Block<'_>, environment: &Block<'_>, span: Span) {
         let Some(target) = target_kind(environment) else { return };
-        let Some(word) = ["image", "compose", "manifest", "command"].into_iter().find(|word| block.setting(word).is_some()) else {
+        let Some(word) = ["image", "compose", "manifest", "command"]
+            .into_iter()
+            .find(|word| block.setting(word).is_some())
+        else {
             return;
         };
         let fine = match word {
@@ -223,10 +273,17 @@ impl<'b> Checker<'b> {
                 Diagnostic::new(
                     &strategy_code::WRONG_WORKLOAD,
                     span,
-                    format!("the service `{}` is made from `{word}`, which a `{}` target can't run", block.name_text(), target.as_str()),
+                    format!(
+                        "the service `{}` is made from `{word}`, which a `{}` target can't run",
+                        block.name_text(),
+                        target.as_str()
+                    ),
                 )
                 .also(block.setting(word).map_or(block.head(), |setting| setting.span), "made from this")
-                .also(environment.child(Id::Target).map_or(environment.head(), |target| target.head()), "the target")
+                .also(
+                    environment.child(Id::Target).map_or(environment.head(), |target| target.head()),
+                    "the target",
+                )
                 .help(format!("a `{}` target runs services with {takes}", target.as_str())),
             );
         }
@@ -234,7 +291,7 @@ impl<'b> Checker<'b> {
 
     /// Two services of one environment that are reached by the same route.
     pub(crate) fn routes(&mut self) {
-        let mut claimed: BTreeMap<(String, Option<String>, Option<String>, Option<String>), (String, Span)> = BTreeMap::new();
+        let mut claimed: BTreeMap<Claim, (String, Span)> = BTreeMap::new();
         for (_, service, environment, span) in self.deploys.clone() {
             let Some(route) = self
                 .services
@@ -244,7 +301,9 @@ impl<'b> Checker<'b> {
             else {
                 continue;
             };
-            let Some(kind) = self.names.get(Names::Environment, &environment).and_then(traffic_kind) else { continue };
+            let Some(kind) = self.names.get(Names::Environment, &environment).and_then(traffic_kind) else {
+                continue;
+            };
             if !matches!(kind, TrafficKind::Proxy | TrafficKind::Nginx) {
                 continue;
             }

@@ -25,7 +25,12 @@ const LABEL_CHARS: usize = 60;
 
 impl<'b> Checker<'b> {
     /// The steps of a body, in order; statements that are none are left out.
-    pub(crate) fn steps(&mut self, blocks: &'b [Block<'b>], scope: &Scope<'_>, defaults: Defaults) -> Vec<Step> {
+    pub(crate) fn steps(
+        &mut self,
+        blocks: &'b [Block<'b>],
+        scope: &Scope<'_>,
+        defaults: Defaults,
+    ) -> Vec<Step> {
         blocks.iter().filter_map(|block| self.step(block, scope, defaults)).collect()
     }
 
@@ -47,7 +52,8 @@ impl<'b> Checker<'b> {
                 let found = self.found(block, scope);
                 let environment = found.name("ENVIRONMENT").unwrap_or_default().to_owned();
                 if let Some(target) = self.names.get(Names::Environment, &environment)
-                    && super::place::target_kind(target).is_some_and(|kind| kind != cdpipe_model::service::TargetKind::Kubernetes)
+                    && super::place::target_kind(target)
+                        .is_some_and(|kind| kind != cdpipe_model::service::TargetKind::Kubernetes)
                 {
                     self.report(
                         Diagnostic::new(
@@ -104,14 +110,20 @@ impl<'b> Checker<'b> {
             }
             Id::StepWatch => {
                 let watch = self.watch_of(None, Some(block), scope)?;
-                return Some(self.as_step(
-                    block,
-                    "watch".to_owned(),
-                    // It ends by itself; the limit only catches a probe that hangs.
-                    watch.for_ms.unwrap_or(0).saturating_add(watch.hold_for_ms).saturating_add(defaults.timeout_ms),
-                    Retry { more: 0, ..defaults.retry },
-                    StepKind::Watch(watch),
-                ));
+                return Some(
+                    self.as_step(
+                        block,
+                        "watch".to_owned(),
+                        // It ends by itself; the limit only catches a probe that hangs.
+                        watch
+                            .for_ms
+                            .unwrap_or(0)
+                            .saturating_add(watch.hold_for_ms)
+                            .saturating_add(defaults.timeout_ms),
+                        Retry { more: 0, ..defaults.retry },
+                        StepKind::Watch(watch),
+                    ),
+                );
             }
             Id::RollbackStage => {
                 let found = self.found(block, scope);
@@ -128,7 +140,11 @@ impl<'b> Checker<'b> {
                         .help("give it an `undo { … }` that says how to take back what its steps did"),
                     );
                 }
-                let node = self.expansions.get(index).and_then(|expansion| expansion.nodes.first()).map_or(0, |(_, id)| *id);
+                let node = self
+                    .expansions
+                    .get(index)
+                    .and_then(|expansion| expansion.nodes.first())
+                    .map_or(0, |(_, id)| *id);
                 // Undoing takes as long as the deploys of that stage may take to be undone; the engine bounds each of them.
                 return Some(self.as_step(
                     block,
@@ -141,7 +157,13 @@ impl<'b> Checker<'b> {
             Id::Undo => {
                 let steps = self.steps(&block.inner.children, scope, defaults);
                 let timeout_ms = steps.iter().map(|step| step.timeout_ms).sum::<u64>().max(1);
-                return Some(self.as_step(block, "undo".to_owned(), timeout_ms, Retry::default(), StepKind::Undo { steps }));
+                return Some(self.as_step(
+                    block,
+                    "undo".to_owned(),
+                    timeout_ms,
+                    Retry::default(),
+                    StepKind::Undo { steps },
+                ));
             }
             Id::Deploy => return self.deploy(block, scope),
             _ => return None,
@@ -167,8 +189,22 @@ impl<'b> Checker<'b> {
         Some(step)
     }
 
-    pub(crate) fn as_step(&self, block: &Block<'_>, label: String, timeout_ms: u64, retry: Retry, kind: StepKind) -> Step {
-        Step { label, kind, timeout_ms, retry, on_interrupt: OnInterrupt::Ask, at: self.sources.pos(block.stmt.span) }
+    pub(crate) fn as_step(
+        &self,
+        block: &Block<'_>,
+        label: String,
+        timeout_ms: u64,
+        retry: Retry,
+        kind: StepKind,
+    ) -> Step {
+        Step {
+            label,
+            kind,
+            timeout_ms,
+            retry,
+            on_interrupt: OnInterrupt::Ask,
+            at: self.sources.pos(block.stmt.span),
+        }
     }
 
     /// A shell command: its text with a variable for each value, and the values.
@@ -191,7 +227,8 @@ impl<'b> Checker<'b> {
         let (script, args) = self.script(text, scope)?;
         if script.trim().is_empty() {
             self.report(
-                Diagnostic::new(&crate::codes::values::BAD_FORM, expr.span, "the command is empty").help("write what is to be run"),
+                Diagnostic::new(&crate::codes::values::BAD_FORM, expr.span, "the command is empty")
+                    .help("write what is to be run"),
             );
         }
         let label = self.label(text);
@@ -202,7 +239,11 @@ impl<'b> Checker<'b> {
         };
         let mut env = BTreeMap::new();
         if let Some(block) = environment.as_ref().and_then(|name| self.names.get(Names::Environment, name)) {
-            env = self.open_map(block, Id::Vars, &Scope { sets: scope.sets, sets_id: scope.sets_id, ..Scope::file() });
+            env = self.open_map(
+                block,
+                Id::Vars,
+                &Scope { sets: scope.sets, sets_id: scope.sets_id, ..Scope::file() },
+            );
         }
         env.extend(self.open_map(block, Id::Env, scope));
         let run = Run {
@@ -256,7 +297,8 @@ impl<'b> Checker<'b> {
                         Some(Type::Secret) => {
                             fine = false;
                             let name = self.slice(expr.span).to_owned();
-                            let variable: String = name.to_uppercase().replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+                            let variable: String =
+                                name.to_uppercase().replace(|c: char| !c.is_ascii_alphanumeric(), "_");
                             self.report(
                                 Diagnostic::new(
                                     &security::SECRET_LEAK,
@@ -270,8 +312,12 @@ impl<'b> Checker<'b> {
                         Some(Type::List(_) | Type::Map(_)) => {
                             fine = false;
                             self.report(
-                                Diagnostic::new(&type_code::WRONG_TYPE, *span, "a list is not one word for the shell")
-                                    .help("join it, if one word was meant: `${join(list, \" \")}`"),
+                                Diagnostic::new(
+                                    &type_code::WRONG_TYPE,
+                                    *span,
+                                    "a list is not one word for the shell",
+                                )
+                                .help("join it, if one word was meant: `${join(list, \" \")}`"),
                             );
                         }
                         Some(_) => {}
@@ -316,18 +362,24 @@ impl<'b> Checker<'b> {
             (false, _) => "'",
         };
         let shell_quote = if double { '"' } else { '\'' };
-        let before = at.checked_sub(1).and_then(|before| text.parts.get(before)).is_some_and(|part| {
-            matches!(part, StrPart::Text { value, .. } if value.ends_with(shell_quote))
-        });
-        let after = text
-            .parts
-            .get(at + 1)
-            .is_some_and(|part| matches!(part, StrPart::Text { value, .. } if value.starts_with(shell_quote)));
+        let before = at
+            .checked_sub(1)
+            .and_then(|before| text.parts.get(before))
+            .is_some_and(|part| matches!(part, StrPart::Text { value, .. } if value.ends_with(shell_quote)));
+        let after = text.parts.get(at + 1).is_some_and(
+            |part| matches!(part, StrPart::Text { value, .. } if value.starts_with(shell_quote)),
+        );
         let width = u32::try_from(quote.len()).unwrap_or(1);
         let edits = if before && after {
             vec![
-                Edit { span: Span { start: span.start.saturating_sub(width), end: span.start, ..span }, replacement: String::new() },
-                Edit { span: Span { start: span.end, end: span.end + width, ..span }, replacement: String::new() },
+                Edit {
+                    span: Span { start: span.start.saturating_sub(width), end: span.start, ..span },
+                    replacement: String::new(),
+                },
+                Edit {
+                    span: Span { start: span.end, end: span.end + width, ..span },
+                    replacement: String::new(),
+                },
             ]
         } else {
             vec![
@@ -356,14 +408,22 @@ impl<'b> Checker<'b> {
             && !scope.candidate
         {
             self.report(
-                Diagnostic::new(&name_code::NOT_HERE, span, "a path is asked of the candidate, and there is none here")
-                    .help("write a whole URL, or move it into a deploy's `verify` or `validate`"),
+                Diagnostic::new(
+                    &name_code::NOT_HERE,
+                    span,
+                    "a path is asked of the candidate, and there is none here",
+                )
+                .help("write a whole URL, or move it into a deploy's `verify` or `validate`"),
             );
         }
         if let Some(body) = found.span("body").filter(|_| matches!(method.as_str(), "GET" | "HEAD")) {
             self.report(
-                Diagnostic::new(&crate::codes::values::BAD_FORM, body, format!("a {method} request has no body"))
-                    .help("say `method = POST`"),
+                Diagnostic::new(
+                    &crate::codes::values::BAD_FORM,
+                    body,
+                    format!("a {method} request has no body"),
+                )
+                .help("say `method = POST`"),
             );
         }
         let statuses = match found.value("expect") {
@@ -405,9 +465,12 @@ impl<'b> Checker<'b> {
             "slack" => Channel::Slack,
             "webhook" => Channel::Webhook,
             other => {
-                let mut diag =
-                    Diagnostic::new(&name_code::UNKNOWN_FUNCTION, name.span, format!("there is no channel `{other}`"))
-                        .help("the channels are `slack(url)` and `webhook(url)`");
+                let mut diag = Diagnostic::new(
+                    &name_code::UNKNOWN_FUNCTION,
+                    name.span,
+                    format!("there is no channel `{other}`"),
+                )
+                .help("the channels are `slack(url)` and `webhook(url)`");
                 if let Some(near) = nearest(other, ["slack", "webhook"]) {
                     diag = diag.label(format!("did you mean `{near}`?"));
                 }
@@ -423,7 +486,10 @@ impl<'b> Checker<'b> {
                 Diagnostic::new(
                     &type_code::WRONG_TYPE,
                     arg.value.span,
-                    format!("the address of a message is a string or a secret, found {}", crate::values::a_type(&ty)),
+                    format!(
+                        "the address of a message is a string or a secret, found {}",
+                        crate::values::a_type(&ty)
+                    ),
                 )
                 .help("declare `secret slack_webhook`"),
             );
@@ -436,7 +502,12 @@ impl<'b> Checker<'b> {
     }
 
     /// `on … { }`.
-    pub(crate) fn hook(&mut self, block: &'b Block<'b>, scope: &Scope<'_>, defaults: Defaults) -> Option<Hook> {
+    pub(crate) fn hook(
+        &mut self,
+        block: &'b Block<'b>,
+        scope: &Scope<'_>,
+        defaults: Defaults,
+    ) -> Option<Hook> {
         let mut events = Vec::new();
         self.events(block.arg("EVENTS")?, &mut events);
         let steps = self.steps(&block.inner.children, scope, defaults);
@@ -460,10 +531,14 @@ impl<'b> Checker<'b> {
                     )
                     .help("the events are `success`, `failure`, `rollback`, `rollback_failed`, `cancel` and `always`");
                     if let Some(near) = nearest(&name.text, words) {
-                        diag = diag
-                            .label(format!("did you mean `{near}`?"))
-                            .suggestion(format!("write `{near}`"), vec![Edit { span: name.span, replacement: near.to_owned() }]);
-                    } else if matches!(name.text.as_str(), "error" | "fail" | "failed" | "timeout" | "timed_out") {
+                        diag = diag.label(format!("did you mean `{near}`?")).suggestion(
+                            format!("write `{near}`"),
+                            vec![Edit { span: name.span, replacement: near.to_owned() }],
+                        );
+                    } else if matches!(
+                        name.text.as_str(),
+                        "error" | "fail" | "failed" | "timeout" | "timed_out"
+                    ) {
                         diag = diag.help("a failure or a timeout is `failure`");
                     }
                     self.report(diag);
@@ -471,8 +546,12 @@ impl<'b> Checker<'b> {
                 };
                 if events.contains(&event) {
                     self.report(
-                        Diagnostic::new(&crate::codes::values::DUPLICATE_ITEM, name.span, format!("`{}` stands twice in the hook", name.text))
-                            .help("remove one of them"),
+                        Diagnostic::new(
+                            &crate::codes::values::DUPLICATE_ITEM,
+                            name.span,
+                            format!("`{}` stands twice in the hook", name.text),
+                        )
+                        .help("remove one of them"),
                     );
                 } else {
                     events.push(event);
@@ -489,7 +568,11 @@ impl<'b> Checker<'b> {
 
 /// Whether cdpipe could take anything back that this stage did.
 pub(crate) fn undoable(block: &Block<'_>) -> bool {
-    block.inner.children.iter().any(|child| matches!(child.spec.id, Id::Deploy | Id::Apply | Id::Flag | Id::Undo))
+    block
+        .inner
+        .children
+        .iter()
+        .any(|child| matches!(child.spec.id, Id::Deploy | Id::Apply | Id::Flag | Id::Undo))
 }
 
 /// A text as people read it, shortened.

@@ -51,8 +51,12 @@ impl<'b> Checker<'b> {
         }
         if block.child(Id::Expect).is_none() && !block.inner.children.is_empty() {
             self.report(
-                Diagnostic::new(&name_code::MISSING_STATEMENT, block.head(), "the test expects nothing, so it can't fail")
-                    .help("say what must be so: `expect stage production == succeeded`"),
+                Diagnostic::new(
+                    &name_code::MISSING_STATEMENT,
+                    block.head(),
+                    "the test expects nothing, so it can't fail",
+                )
+                .help("say what must be so: `expect stage production == succeeded`"),
             );
         }
         test
@@ -65,23 +69,30 @@ impl<'b> Checker<'b> {
                 let Some(environment) = found.name("ENVIRONMENT").map(str::to_owned) else { return };
                 for (service, setting) in &block.inner.open {
                     if self.names.take(Names::Service, service).is_none() {
-                        let name = cdpipe_syntax::tree::Ident { text: service.clone(), span: setting.key.span };
+                        let name =
+                            cdpipe_syntax::tree::Ident { text: service.clone(), span: setting.key.span };
                         self.unknown_reference(Names::Service, &name);
                         continue;
                     }
                     let low = self.expr(&setting.value, &Scope::file());
                     match (&low.ty, low.known()) {
-                        (Some(Type::Str | Type::Version), Some(Value::Str(version))) => test.serving.push(Serving {
-                            environment: EnvName::from(environment.as_str()),
-                            service: ServiceName::from(service.as_str()),
-                            version: version.clone(),
-                        }),
+                        (Some(Type::Str | Type::Version), Some(Value::Str(version))) => {
+                            test.serving.push(Serving {
+                                environment: EnvName::from(environment.as_str()),
+                                service: ServiceName::from(service.as_str()),
+                                version: version.clone(),
+                            })
+                        }
                         (Some(Type::Str | Type::Version) | None, _) => {}
                         (Some(found), _) => {
                             let found = crate::values::a_type(found);
                             self.report(
-                                Diagnostic::new(&type_code::WRONG_TYPE, setting.value.span, format!("a version is a string, found {found}"))
-                                    .help("write `web = \"v1.0.0\"`"),
+                                Diagnostic::new(
+                                    &type_code::WRONG_TYPE,
+                                    setting.value.span,
+                                    format!("a version is a string, found {found}"),
+                                )
+                                .help("write `web = \"v1.0.0\"`"),
                             );
                         }
                     }
@@ -112,7 +123,8 @@ impl<'b> Checker<'b> {
     fn measured(&mut self, block: &'b Block<'b>) -> Option<Measured> {
         let found = self.found(block, &Scope::file());
         let stage = found.name("STAGE").map(str::to_owned);
-        let scope = Scope { place: Place::Step, measures: true, sides: true, around: Around::Any, ..Scope::file() };
+        let scope =
+            Scope { place: Place::Step, measures: true, sides: true, around: Around::Any, ..Scope::file() };
         let mut values = Vec::new();
         let mut fails = false;
         for (key, setting) in &block.inner.open {
@@ -122,15 +134,24 @@ impl<'b> Checker<'b> {
                     (_, Some(Value::Bool(value))) => fails = *value,
                     (None, _) => {}
                     _ => self.report(
-                        Diagnostic::new(&type_code::WRONG_TYPE, setting.value.span, "`fails` is `true` or `false`").help("write `fails = true`"),
+                        Diagnostic::new(
+                            &type_code::WRONG_TYPE,
+                            setting.value.span,
+                            "`fails` is `true` or `false`",
+                        )
+                        .help("write `fails = true`"),
                     ),
                 }
                 continue;
             }
             let KeyKind::Path(path) = &setting.key.kind else {
                 self.report(
-                    Diagnostic::new(&name_code::UNKNOWN_NAME, setting.key.span, "expected a measure such as `candidate.error_rate`")
-                        .help("write it without quotes"),
+                    Diagnostic::new(
+                        &name_code::UNKNOWN_NAME,
+                        setting.key.span,
+                        "expected a measure such as `candidate.error_rate`",
+                    )
+                    .help("write it without quotes"),
                 );
                 continue;
             };
@@ -142,11 +163,16 @@ impl<'b> Checker<'b> {
                 expr = Expr { kind: ExprKind::Field(Box::new(expr), field.clone()), span };
             }
             let measure = self.expr(&expr, &scope);
-            let (Some(Lowered::Symbol(Symbol::Metric(metric))), Some(unit)) = (&measure.expr, &measure.ty) else {
+            let (Some(Lowered::Symbol(Symbol::Metric(metric))), Some(unit)) = (&measure.expr, &measure.ty)
+            else {
                 if measure.ty.is_some() {
                     self.report(
-                        Diagnostic::new(&name_code::UNKNOWN_NAME, setting.key.span, format!("`{key}` is no measure"))
-                            .help("name a metric, `ready`, `failed` or `candidate.requests`"),
+                        Diagnostic::new(
+                            &name_code::UNKNOWN_NAME,
+                            setting.key.span,
+                            format!("`{key}` is no measure"),
+                        )
+                        .help("name a metric, `ready`, `failed` or `candidate.requests`"),
                     );
                 }
                 continue;
@@ -157,7 +183,11 @@ impl<'b> Checker<'b> {
                     Diagnostic::new(
                         &type_code::WRONG_TYPE,
                         setting.value.span,
-                        format!("`{key}` is {}, found {}", crate::values::a_type(unit), crate::values::a_type(found)),
+                        format!(
+                            "`{key}` is {}, found {}",
+                            crate::values::a_type(unit),
+                            crate::values::a_type(found)
+                        ),
                     )
                     .help("give it the unit that its metric has"),
                 );
@@ -206,18 +236,30 @@ impl<'b> Checker<'b> {
             all => (None, all.to_vec()),
         };
         match exprs.as_slice() {
-            [word, rest] if as_name(word).is_some_and(|word| matches!(word.text.as_str(), "stage" | "gate")) => {
-                let ExprKind::Binary(BinaryOp::Eq, _, left, right) = &rest.kind else { return wrong(self, block.head()) };
-                let names = if as_name(word).is_some_and(|word| word.text == "gate") { Names::Gate } else { Names::Stage };
+            [word, rest]
+                if as_name(word).is_some_and(|word| matches!(word.text.as_str(), "stage" | "gate")) =>
+            {
+                let ExprKind::Binary(BinaryOp::Eq, _, left, right) = &rest.kind else {
+                    return wrong(self, block.head());
+                };
+                let names = if as_name(word).is_some_and(|word| word.text == "gate") {
+                    Names::Gate
+                } else {
+                    Names::Stage
+                };
                 let node = self.reference(names, left).name?;
                 Some(Expected::Outcome { node: Some(node), outcome: self.outcome(right)?, within_ms })
             }
-            [word, text] if as_name(word).is_some_and(|word| word.text == "ran") => match self.expr(text, &Scope::file()).known() {
-                Some(Value::Str(text)) => Some(Expected::Ran(text.clone())),
-                _ => wrong(self, block.head()),
-            },
+            [word, text] if as_name(word).is_some_and(|word| word.text == "ran") => {
+                match self.expr(text, &Scope::file()).known() {
+                    Some(Value::Str(text)) => Some(Expected::Ran(text.clone())),
+                    _ => wrong(self, block.head()),
+                }
+            }
             [single] => {
-                let ExprKind::Binary(BinaryOp::Eq, _, left, right) = &single.kind else { return wrong(self, block.head()) };
+                let ExprKind::Binary(BinaryOp::Eq, _, left, right) = &single.kind else {
+                    return wrong(self, block.head());
+                };
                 match &left.kind {
                     ExprKind::Name(name) if name.text == "pipeline" => {
                         Some(Expected::Outcome { node: None, outcome: self.outcome(right)?, within_ms })
@@ -248,12 +290,14 @@ impl<'b> Checker<'b> {
         };
         let outcome = as_name(expr).and_then(|name| Outcome::parse(&name.text));
         if outcome.is_none() {
-            let mut diag = Diagnostic::new(&value_code::UNKNOWN_MEMBER, expr.span, format!("`{text}` is no outcome"))
-                .help(format!("the outcomes are {}", one_of(words, 8)));
+            let mut diag =
+                Diagnostic::new(&value_code::UNKNOWN_MEMBER, expr.span, format!("`{text}` is no outcome"))
+                    .help(format!("the outcomes are {}", one_of(words, 8)));
             if let Some(near) = nearest(&text, words) {
-                diag = diag
-                    .label(format!("did you mean `{near}`?"))
-                    .suggestion(format!("write `{near}`"), vec![Edit { span: expr.span, replacement: near.to_owned() }]);
+                diag = diag.label(format!("did you mean `{near}`?")).suggestion(
+                    format!("write `{near}`"),
+                    vec![Edit { span: expr.span, replacement: near.to_owned() }],
+                );
             }
             self.report(diag);
         }
@@ -265,19 +309,29 @@ impl<'b> Checker<'b> {
         let ty = low.ty.clone()?;
         if ty != Type::Map(Box::new(Type::Percent)) {
             self.report(
-                Diagnostic::new(&type_code::WRONG_TYPE, expr.span, format!("traffic is a map of percentages, found {}", crate::values::a_type(&ty)))
-                    .help("write `{ \"v1.0.0\" = 90%, \"v2.0.0\" = 10% }`"),
+                Diagnostic::new(
+                    &type_code::WRONG_TYPE,
+                    expr.span,
+                    format!("traffic is a map of percentages, found {}", crate::values::a_type(&ty)),
+                )
+                .help("write `{ \"v1.0.0\" = 90%, \"v2.0.0\" = 10% }`"),
             );
             return None;
         }
         let Some(Value::Map(items)) = low.known() else { return Some(BTreeMap::new()) };
-        let shares: BTreeMap<String, f64> =
-            items.iter().filter_map(|(version, share)| share.magnitude().map(|share| (version.clone(), share))).collect();
+        let shares: BTreeMap<String, f64> = items
+            .iter()
+            .filter_map(|(version, share)| share.magnitude().map(|share| (version.clone(), share)))
+            .collect();
         let sum: f64 = shares.values().sum();
         if (sum - 100.0).abs() > 0.01 {
             self.report(
-                Diagnostic::new(&value_code::OUT_OF_RANGE, expr.span, format!("the shares sum to {}%, not to 100%", cdpipe_model::value::trim_number(sum)))
-                    .help("name every version that serves"),
+                Diagnostic::new(
+                    &value_code::OUT_OF_RANGE,
+                    expr.span,
+                    format!("the shares sum to {}%, not to 100%", cdpipe_model::value::trim_number(sum)),
+                )
+                .help("name every version that serves"),
             );
         }
         Some(shares)

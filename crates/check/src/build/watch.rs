@@ -27,7 +27,10 @@ impl<'b> Checker<'b> {
         let own_found = own.map(|block| self.found(block, scope));
         let named_found = named.map(|block| self.found(block, scope));
         let pick = |name: &str| -> Option<&Found> {
-            own_found.as_ref().filter(|found| found.has(name)).or(named_found.as_ref().filter(|found| found.has(name)))
+            own_found
+                .as_ref()
+                .filter(|found| found.has(name))
+                .or(named_found.as_ref().filter(|found| found.has(name)))
         };
         let no_data = match pick("no_data").and_then(|found| found.word("no_data")) {
             Some("rollback") => NoData::Rollback,
@@ -49,12 +52,22 @@ impl<'b> Checker<'b> {
             }
         }
         if !self.planning() {
-            let has_rules =
-                named.into_iter().chain(own).any(|block| block.inner.children.iter().any(|child| child.stmt.parts.len() > 1));
+            let has_rules = named
+                .into_iter()
+                .chain(own)
+                .any(|block| block.inner.children.iter().any(|child| child.stmt.parts.len() > 1));
             if !has_rules && main.stmt.body.as_ref().is_some_and(|body| !body.entries.is_empty()) {
                 self.report(
-                    Diagnostic::new(&code::NO_RULES, main.head(), "the watch has no rule, so it looks at nothing")
-                        .help(if alone { "add one: `fail when error_rate > 1%`" } else { "add one: `rollback when candidate.error_rate > 5%`" }),
+                    Diagnostic::new(
+                        &code::NO_RULES,
+                        main.head(),
+                        "the watch has no rule, so it looks at nothing",
+                    )
+                    .help(if alone {
+                        "add one: `fail when error_rate > 1%`"
+                    } else {
+                        "add one: `rollback when candidate.error_rate > 5%`"
+                    }),
                 );
             }
             let measured = rules.iter().any(|rule| {
@@ -80,7 +93,9 @@ impl<'b> Checker<'b> {
                     )
                     .help("say how long it may last before it rolls back: `hold_for = 10m`"),
                 ),
-                (Some(found), NoData::Rollback | NoData::Pass) if pick("no_data").is_some_and(|found| found.word("no_data").is_some()) => {
+                (Some(found), NoData::Rollback | NoData::Pass)
+                    if pick("no_data").is_some_and(|found| found.word("no_data").is_some()) =>
+                {
                     self.report(
                         Diagnostic::new(
                             &code::HOLD_FOR,
@@ -155,7 +170,13 @@ impl<'b> Checker<'b> {
         }
     }
 
-    fn judge_rule(&mut self, block: &Block<'_>, condition: &Expr, expr: Option<&Lowered>, action: RuleAction) {
+    fn judge_rule(
+        &mut self,
+        block: &Block<'_>,
+        condition: &Expr,
+        expr: Option<&Lowered>,
+        action: RuleAction,
+    ) {
         let mut measures = 0;
         if let Some(expr) = expr {
             expr.symbols(&mut |symbol| measures += usize::from(matches!(symbol, Symbol::Metric(_))));
@@ -168,14 +189,22 @@ impl<'b> Checker<'b> {
             }
             if measures == 0 {
                 self.report(
-                    Diagnostic::new(&code::NO_MEASURE, condition.span, "this rule names no measurement, so it says the same at every sample")
-                        .help("compare a measurement with a limit: `candidate.error_rate > 5%`"),
+                    Diagnostic::new(
+                        &code::NO_MEASURE,
+                        condition.span,
+                        "this rule names no measurement, so it says the same at every sample",
+                    )
+                    .help("compare a measurement with a limit: `candidate.error_rate > 5%`"),
                 );
             }
         } else if !mentions_measure(condition, self) {
             self.report(
-                Diagnostic::new(&code::NO_MEASURE, condition.span, "this rule names no measurement, so it says the same at every sample")
-                    .help("compare a measurement with a limit: `candidate.error_rate > 5%`"),
+                Diagnostic::new(
+                    &code::NO_MEASURE,
+                    condition.span,
+                    "this rule names no measurement, so it says the same at every sample",
+                )
+                .help("compare a measurement with a limit: `candidate.error_rate > 5%`"),
             );
         }
         if action == RuleAction::Rollback
@@ -203,7 +232,8 @@ impl<'b> Checker<'b> {
 fn mentions_measure(expr: &Expr, checker: &Checker<'_>) -> bool {
     match &expr.kind {
         ExprKind::Name(name) => {
-            matches!(name.text.as_str(), "ready" | "failed") || checker.names.metric_blocks.contains_key(name.text.as_str())
+            matches!(name.text.as_str(), "ready" | "failed")
+                || checker.names.metric_blocks.contains_key(name.text.as_str())
         }
         // A field is `candidate.x`, or something of the pipeline that is no measurement; the root decides.
         ExprKind::Field(base, field) => {
@@ -250,7 +280,9 @@ fn no_floor(expr: &Lowered, slow: &dyn Fn(&str, &str) -> bool, bare: &mut Option
 fn scaled_side(limit: &Lowered, slow: &dyn Fn(&str, &str) -> bool) -> Option<String> {
     use cdpipe_model::expr::Op;
     match limit {
-        Lowered::Symbol(Symbol::Metric(metric)) if matches!(metric.subject, Subject::Stable | Subject::Baseline) => {
+        Lowered::Symbol(Symbol::Metric(metric))
+            if matches!(metric.subject, Subject::Stable | Subject::Baseline) =>
+        {
             let slow = matches!(&metric.measure, MeasureName::Named { set, name } if slow(set, name));
             (!slow).then(|| metric.to_string())
         }

@@ -29,23 +29,25 @@ pub(super) static MODES: [Member; 2] = [
     m("deployment", "approvals pass by themselves, except `approval { always = true }`"),
 ];
 
-static CONCURRENCY: [Member; 3] = [
-    m("queue", "it waits"),
-    m("cancel_previous", "it cancels the older one"),
-    m("fail", "it fails at once"),
-];
+static CONCURRENCY: [Member; 3] =
+    [m("queue", "it waits"), m("cancel_previous", "it cancels the older one"), m("fail", "it fails at once")];
 
-static PIPELINE: Statement = Statement::new(Id::Pipeline, "pipeline", "names the pipeline and says how it runs")
-    .parts(&[Part::Label("NAME", true)])
-    .optional_body(&PIPELINE_BODY)
-    .once()
-    .doc("A file without it has the name of the file.")
-    .example("pipeline webshop {\n  mode = delivery\n  max_parallel = 4\n}");
+static PIPELINE: Statement =
+    Statement::new(Id::Pipeline, "pipeline", "names the pipeline and says how it runs")
+        .parts(&[Part::Label("NAME", true)])
+        .optional_body(&PIPELINE_BODY)
+        .once()
+        .doc("A file without it has the name of the file.")
+        .example("pipeline webshop {\n  mode = delivery\n  max_parallel = 4\n}");
 
 static PIPELINE_BODY: Body = Body::new(
     &[
-        Setting::new("mode", Kind::Enum(&MODES), "Whether approvals need a person; a parameter may decide it.")
-            .default("delivery"),
+        Setting::new(
+            "mode",
+            Kind::Enum(&MODES),
+            "Whether approvals need a person; a parameter may decide it.",
+        )
+        .default("delivery"),
         Setting::new("description", Kind::Str(Form::Plain), "What it is for, in a sentence."),
         Setting::new("max_parallel", Kind::Int(1, 10_000), "Stages that may run at a time.").default("8"),
         Setting::new("concurrency", Kind::Enum(&CONCURRENCY), "What a second run does while one goes on.")
@@ -64,8 +66,12 @@ static DEFAULTS_BODY: Body = Body::new(
     &[
         Setting::new("timeout", Kind::Duration(1), "For one attempt of a step.").default("10m"),
         Setting::new("retry", Kind::Int(0, 100), "Further attempts of a step that failed.").default("0"),
-        Setting::new("retry_delay", Kind::Duration(0), "Wait before the first further attempt; it doubles each time.")
-            .default("1s"),
+        Setting::new(
+            "retry_delay",
+            Kind::Duration(0),
+            "Wait before the first further attempt; it doubles each time.",
+        )
+        .default("1s"),
     ],
     &[],
 )
@@ -110,7 +116,8 @@ static SECRET_SOURCES: [Variant; 3] = [
     Variant::new("env", "an environment variable").parts(&[Part::Arg("VARIABLE", Kind::Str(Form::Plain))]),
     Variant::new("file", "a file; one newline at its end is not part of it")
         .parts(&[Part::Arg("PATH", Kind::Str(Form::Path))]),
-    Variant::new("command", "what a shell command prints").parts(&[Part::Arg("SCRIPT", Kind::Str(Form::Shell))]),
+    Variant::new("command", "what a shell command prints")
+        .parts(&[Part::Arg("SCRIPT", Kind::Str(Form::Shell))]),
 ];
 
 static FLAGS: Statement = Statement::new(Id::Flags, "flags", "a feature-flag provider")
@@ -125,13 +132,21 @@ static FLAG_KINDS: [Variant; 3] = [
 
 static FLAGS_HTTP: Body = Body::new(
     &[
-        Setting::new("url", Kind::SecretStr(Form::Url), "Where a value is written; `$flag` stands for the flag.")
-            .required()
-            .late(),
+        Setting::new(
+            "url",
+            Kind::SecretStr(Form::Url),
+            "Where a value is written; `$flag` stands for the flag.",
+        )
+        .required()
+        .late(),
         Setting::new("method", Kind::Enum(&stage::METHODS), "The request's method.").default("PUT"),
-        Setting::new("body", Kind::SecretStr(Form::Plain), "The request's body; `$flag` and `$value` may stand in it.")
-            .default("$value")
-            .late(),
+        Setting::new(
+            "body",
+            Kind::SecretStr(Form::Plain),
+            "The request's body; `$flag` and `$value` may stand in it.",
+        )
+        .default("$value")
+        .late(),
         Setting::new("read_url", Kind::SecretStr(Form::Url), "Where the value can be read again.").late(),
         Setting::new("read_path", Kind::Str(Form::Plain), "Path of the value in the JSON answer: `a.b[0]`."),
     ],
@@ -140,7 +155,9 @@ static FLAGS_HTTP: Body = Body::new(
 
 static FLAGS_REDIS: Body = Body::new(
     &[
-        Setting::new("url", Kind::SecretStr(Form::Url), "`redis://[user:password@]HOST:PORT[/DB]`.").required().late(),
+        Setting::new("url", Kind::SecretStr(Form::Url), "`redis://[user:password@]HOST:PORT[/DB]`.")
+            .required()
+            .late(),
         Setting::new("key", Kind::Str(Form::Plain), "The key; `$flag` stands for the flag.").default("$flag"),
     ],
     &[],
@@ -170,10 +187,8 @@ static GIVENS: [Variant; 3] = [
     Variant::new("environment", "which version of each service serves there")
         .parts(&[Part::Arg("ENVIRONMENT", Kind::Ref(Names::Environment))])
         .body(&GIVEN_ENVIRONMENT),
-    Variant::new("gate", "how the gate will be answered").parts(&[
-        Part::Arg("GATE", Kind::Ref(Names::Gate)),
-        Part::Value(Kind::Enum(&GATE_ANSWERS)),
-    ]),
+    Variant::new("gate", "how the gate will be answered")
+        .parts(&[Part::Arg("GATE", Kind::Ref(Names::Gate)), Part::Value(Kind::Enum(&GATE_ANSWERS))]),
     Variant::new("git", "what the repository says").body(&GIVEN_GIT),
 ];
 

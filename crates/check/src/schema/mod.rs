@@ -505,8 +505,8 @@ impl Variant {
 
 /// Words that heads of statements read and that may therefore not be declared as names, and the reserved words.
 pub const SPECIAL_WORDS: &[&str] = &[
-    "to", "for", "when", "every", "with", "from", "within", "until", "and", "or", "not", "in", "matches", "if", "then",
-    "else", "true", "false",
+    "to", "for", "when", "every", "with", "from", "within", "until", "and", "or", "not", "in", "matches",
+    "if", "then", "else", "true", "false",
 ];
 
 /// Every statement of the language with the path of keywords that leads to it, each once, depth first.

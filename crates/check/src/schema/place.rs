@@ -1,7 +1,7 @@
 //! Environments: targets, routers, variables, freezes.
 
-use super::{Body, Form, Id, Kind, Names, Open, Part, Setting, Statement, Variant};
 use super::service;
+use super::{Body, Form, Id, Kind, Names, Open, Part, Setting, Statement, Variant};
 
 pub(super) static ENVIRONMENT: Statement =
     Statement::new(Id::Environment, "environment", "a target, its traffic router, variables and protection")
@@ -43,14 +43,19 @@ static LOCAL: Body = Body::new(
             Kind::Str(Form::Path),
             "Where releases, logs and state of the processes lie; by default in cdpipe's state directory.",
         ),
-        Setting::new("host", Kind::Str(Form::Plain), "Address the instances listen on.").default("\"127.0.0.1\""),
+        Setting::new("host", Kind::Str(Form::Plain), "Address the instances listen on.")
+            .default("\"127.0.0.1\""),
     ],
     &[],
 );
 
 static DOCKER: Body = Body::new(
     &[
-        Setting::new("endpoint", Kind::Str(Form::Endpoint), "The engine: `unix://…`, `tcp://…`; by default `$DOCKER_HOST`."),
+        Setting::new(
+            "endpoint",
+            Kind::Str(Form::Endpoint),
+            "The engine: `unix://…`, `tcp://…`; by default `$DOCKER_HOST`.",
+        ),
         Setting::new("network", Kind::Str(Form::Plain), "The network that instances join."),
     ],
     &[],
@@ -58,20 +63,37 @@ static DOCKER: Body = Body::new(
 
 static KUBERNETES: Body = Body::new(
     &[
-        Setting::new("context", Kind::Str(Form::Plain), "Context of the kubeconfig; by default the current one."),
+        Setting::new(
+            "context",
+            Kind::Str(Form::Plain),
+            "Context of the kubeconfig; by default the current one.",
+        ),
         Setting::new("namespace", Kind::Str(Form::Plain), "Namespace; by default that of the context."),
-        Setting::new("kubeconfig", Kind::Str(Form::Path), "Path of the kubeconfig; by default `$KUBECONFIG`."),
+        Setting::new(
+            "kubeconfig",
+            Kind::Str(Form::Path),
+            "Path of the kubeconfig; by default `$KUBECONFIG`.",
+        ),
     ],
     &[],
 );
 
 static HOSTS: Body = Body::new(
     &[
-        Setting::new("hosts", Kind::List(&Kind::Str(Form::Plain)), "The machines: `host`, `user@host`, `host:port`.")
-            .required(),
+        Setting::new(
+            "hosts",
+            Kind::List(&Kind::Str(Form::Plain)),
+            "The machines: `host`, `user@host`, `host:port`.",
+        )
+        .required(),
         Setting::new("user", Kind::Str(Form::Plain), "User, where a machine names none."),
-        Setting::new("identity", Kind::Str(Form::Path), "Path of the private key; by default the agent's keys."),
-        Setting::new("dir", Kind::Str(Form::Path), "Where releases lie on each machine.").default("\"/var/lib/cdpipe\""),
+        Setting::new(
+            "identity",
+            Kind::Str(Form::Path),
+            "Path of the private key; by default the agent's keys.",
+        ),
+        Setting::new("dir", Kind::Str(Form::Path), "Where releases lie on each machine.")
+            .default("\"/var/lib/cdpipe\""),
     ],
     &[],
 );
@@ -91,7 +113,8 @@ static ROUTERS: [Variant; 7] = [
     Variant::new("replicas", "the share of replicas: no router at all").optional_body(&REPLICAS),
 ];
 
-const LISTEN: Setting = Setting::new("listen", Kind::Listen, "Where users come in: a port, or an address with one.");
+const LISTEN: Setting =
+    Setting::new("listen", Kind::Listen, "Where users come in: a port, or an address with one.");
 
 static PROXY: Body = Body::new(
     &[
@@ -107,7 +130,12 @@ static PROXY: Body = Body::new(
 
 static NGINX: Body = Body::new(
     &[
-        Setting::new("config", Kind::Str(Form::Path), "The include that cdpipe writes; no other file is touched.").required(),
+        Setting::new(
+            "config",
+            Kind::Str(Form::Path),
+            "The include that cdpipe writes; no other file is touched.",
+        )
+        .required(),
         LISTEN,
         Setting::new("container", Kind::Str(Form::Plain), "The container nginx runs in, if it does."),
         Setting::new("test", Kind::Argv, "How a configuration is tested.").default("[\"nginx\", \"-t\"]"),
@@ -125,29 +153,42 @@ static HAPROXY: Body = Body::new(
     &[],
 );
 
-static KUBE_SERVICE: Body =
-    Body::new(&[Setting::new("name", Kind::Str(Form::Plain), "The Service; by default named as the service.")], &[]);
+static KUBE_SERVICE: Body = Body::new(
+    &[Setting::new("name", Kind::Str(Form::Plain), "The Service; by default named as the service.")],
+    &[],
+);
 
 static ISTIO: Body = Body::new(
     &[
-        Setting::new("virtual_service", Kind::Str(Form::Plain), "The VirtualService whose backends are changed.").required(),
-        Setting::new("destination_rule", Kind::Str(Form::Plain), "The DestinationRule, where subsets are used."),
+        Setting::new(
+            "virtual_service",
+            Kind::Str(Form::Plain),
+            "The VirtualService whose backends are changed.",
+        )
+        .required(),
+        Setting::new(
+            "destination_rule",
+            Kind::Str(Form::Plain),
+            "The DestinationRule, where subsets are used.",
+        ),
     ],
     &[],
 );
 
 static GATEWAY: Body = Body::new(
-    &[Setting::new("http_route", Kind::Str(Form::Plain), "The HTTPRoute whose backends are changed.").required()],
+    &[Setting::new("http_route", Kind::Str(Form::Plain), "The HTTPRoute whose backends are changed.")
+        .required()],
     &[],
 );
 
 static REPLICAS: Body = Body::new(&[], &[]);
 
-static VARS: Statement = Statement::new(Id::Vars, "vars", "variables for every `run` step and instance there")
-    .body(&VARIABLES)
-    .once()
-    .doc("`environment.NAME` reads one in the pipeline.")
-    .example("vars { API_ENDPOINT = \"https://api.example.com\" }");
+static VARS: Statement =
+    Statement::new(Id::Vars, "vars", "variables for every `run` step and instance there")
+        .body(&VARIABLES)
+        .once()
+        .doc("`environment.NAME` reads one in the pipeline.")
+        .example("vars { API_ENDPOINT = \"https://api.example.com\" }");
 
 /// Environment variables.
 pub(super) static VARIABLES: Body = Body::new(&[], &[])

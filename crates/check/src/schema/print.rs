@@ -86,7 +86,10 @@ pub fn kind_text(kind: &Kind) -> String {
         Kind::Number(min, max) => format!("a number from {min} to {max}"),
         Kind::Percent(min, max) => format!("a percentage from {min}% to {max}%"),
         Kind::Duration(0) => "a duration such as `30s` or `1h30m`".to_owned(),
-        #[allow(clippy::cast_precision_loss, reason = "the smallest durations of the table are a few hundred milliseconds")]
+        #[allow(
+            clippy::cast_precision_loss,
+            reason = "the smallest durations of the table are a few hundred milliseconds"
+        )]
         Kind::Duration(min) => {
             format!("a duration of at least {}", cdpipe_model::value::format_duration_ms(*min as f64))
         }
@@ -112,8 +115,13 @@ pub fn kind_text(kind: &Kind) -> String {
         Kind::Status => "a status code, or a list of them".to_owned(),
         Kind::RouteMatch => "`header(\"name\", \"value\")` or `cookie(\"name\", \"value\")`".to_owned(),
         Kind::Channel => "`slack(url)` or `webhook(url)`".to_owned(),
-        Kind::Query => "a query: a string, `ratio(a, b)`, `rate(m)`, `quantile(q, m)` or `sample(m)`".to_owned(),
-        Kind::Events => "`success`, `failure`, `rollback`, `rollback_failed`, `cancel` or `always`, joined by `or`".to_owned(),
+        Kind::Query => {
+            "a query: a string, `ratio(a, b)`, `rate(m)`, `quantile(q, m)` or `sample(m)`".to_owned()
+        }
+        Kind::Events => {
+            "`success`, `failure`, `rollback`, `rollback_failed`, `cancel` or `always`, joined by `or`"
+                .to_owned()
+        }
         Kind::Any => "a value".to_owned(),
     }
 }

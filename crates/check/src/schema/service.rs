@@ -21,25 +21,47 @@ static SERVICE_BODY: Body = Body::new(
             "Program and arguments: a process, or the arguments of an image. Never read by a shell.",
         )
         .late(),
-        Setting::new("artifact", Kind::Str(Form::Path), "A file or directory that is copied into the release; the program runs from there.")
-            .late(),
-        Setting::new("compose", Kind::Str(Form::Compose), "A service of a compose file: `docker-compose.yml#app`."),
+        Setting::new(
+            "artifact",
+            Kind::Str(Form::Path),
+            "A file or directory that is copied into the release; the program runs from there.",
+        )
+        .late(),
+        Setting::new(
+            "compose",
+            Kind::Str(Form::Compose),
+            "A service of a compose file: `docker-compose.yml#app`.",
+        ),
         Setting::new("manifest", Kind::Str(Form::Glob), "Kubernetes manifests: a path or a glob."),
-        Setting::new("workload", Kind::Str(Form::Workload), "Which of the manifests is the workload: `Deployment/web`."),
+        Setting::new(
+            "workload",
+            Kind::Str(Form::Workload),
+            "Which of the manifests is the workload: `Deployment/web`.",
+        ),
         Setting::new("container", Kind::Str(Form::Plain), "Which container of the workload is the service."),
         Setting::new("name", Kind::Str(Form::Plain), "Its name on the platform, where that differs."),
-        Setting::new("adopt", Kind::Bool, "Take over what runs there already under that name.").default("false"),
+        Setting::new("adopt", Kind::Bool, "Take over what runs there already under that name.")
+            .default("false"),
         Setting::new(
             "version",
             Kind::Str(Form::Plain),
             "The label of the release; by default the parameter `version`, or else the image's tag.",
         )
         .late(),
-        Setting::new("port", Kind::Int(1, 65_535), "The port an instance listens on; a local process gets a free one in `$PORT`."),
+        Setting::new(
+            "port",
+            Kind::Int(1, 65_535),
+            "The port an instance listens on; a local process gets a free one in `$PORT`.",
+        ),
         Setting::new("replicas", Kind::Int(0, 10_000), "Wanted instances.").default("1").late(),
-        Setting::new("drain", Kind::Duration(0), "How long requests in flight may take to finish before an instance stops.")
-            .default("30s"),
-        Setting::new("retain", Kind::Int(1, 100), "How many former releases are kept for a rollback.").default("5"),
+        Setting::new(
+            "drain",
+            Kind::Duration(0),
+            "How long requests in flight may take to finish before an instance stops.",
+        )
+        .default("30s"),
+        Setting::new("retain", Kind::Int(1, 100), "How many former releases are kept for a rollback.")
+            .default("5"),
     ],
     &[&ENV, &LABELS, &RESOURCES, &HEALTH, &ROUTE],
 )
@@ -52,10 +74,11 @@ pub(super) static ENV: Statement = Statement::new(Id::Env, "env", "environment v
     .doc("Values may hold secrets.")
     .example("env { ENV = environment.name, TOKEN = token }");
 
-static LABELS: Statement = Statement::new(Id::Labels, "labels", "labels of each instance, where the platform has them")
-    .body(&LABELS_BODY)
-    .once()
-    .example("labels { team = \"shop\" }");
+static LABELS: Statement =
+    Statement::new(Id::Labels, "labels", "labels of each instance, where the platform has them")
+        .body(&LABELS_BODY)
+        .once()
+        .example("labels { team = \"shop\" }");
 
 static LABELS_BODY: Body = Body::new(&[], &[])
     .open(Open { label: "LABEL", kind: Kind::Str(Form::Plain), typed: false, dotted: true, doc: "A label." })
@@ -81,14 +104,18 @@ static HEALTH_KINDS: [Member; 2] =
     [m("ready", "a failure takes it out of the traffic"), m("live", "a failure restarts it")];
 
 static HEALTH: Statement = Statement::new(Id::Health, "health", "how readiness is asked")
-    .parts(&[Part::Opt(&[Part::Arg("KIND", Kind::Enum(&HEALTH_KINDS))]), Part::Choice("CHECK", &HEALTH_CHECKS)])
+    .parts(&[
+        Part::Opt(&[Part::Arg("KIND", Kind::Enum(&HEALTH_KINDS))]),
+        Part::Choice("CHECK", &HEALTH_CHECKS),
+    ])
     .optional_body(&HEALTH_BODY)
     .doc("It is asked from where the instance lives. Without `ready` or `live` it is `ready`.")
     .example("health http \"/health\" { every = 2s, timeout = 5s, failures = 3, within = 60s }");
 
 static HEALTH_CHECKS: [Variant; 3] = [
     Variant::new("http", "GET answers 2xx or 3xx").parts(&[Part::Arg("PATH", Kind::Str(Form::HttpPath))]),
-    Variant::new("command", "a shell command ends with 0").parts(&[Part::Arg("SCRIPT", Kind::Str(Form::Shell))]),
+    Variant::new("command", "a shell command ends with 0")
+        .parts(&[Part::Arg("SCRIPT", Kind::Str(Form::Shell))]),
     Variant::new("tcp", "the port accepts a connection"),
 ];
 
@@ -96,18 +123,21 @@ static HEALTH_BODY: Body = Body::new(
     &[
         Setting::new("every", Kind::Duration(10), "Between two questions.").default("2s"),
         Setting::new("timeout", Kind::Duration(1), "How long one answer may take.").default("5s"),
-        Setting::new("failures", Kind::Int(1, 1000), "Consecutive misses that make an instance unready.").default("3"),
-        Setting::new("within", Kind::Duration(1), "How long a new instance may take to become ready.").default("60s"),
+        Setting::new("failures", Kind::Int(1, 1000), "Consecutive misses that make an instance unready.")
+            .default("3"),
+        Setting::new("within", Kind::Duration(1), "How long a new instance may take to become ready.")
+            .default("60s"),
     ],
     &[],
 );
 
 /// `route { … }` of a service or an environment.
-pub(super) static ROUTE: Statement = Statement::new(Id::ServiceRoute, "route", "where users reach the service")
-    .body(&ROUTE_BODY)
-    .once()
-    .doc("In an environment it gives defaults for every service there.")
-    .example("route { host = \"shop.example.com\" }");
+pub(super) static ROUTE: Statement =
+    Statement::new(Id::ServiceRoute, "route", "where users reach the service")
+        .body(&ROUTE_BODY)
+        .once()
+        .doc("In an environment it gives defaults for every service there.")
+        .example("route { host = \"shop.example.com\" }");
 
 static ROUTE_BODY: Body = Body::new(
     &[

@@ -1,13 +1,18 @@
 //! Stages, gates, hooks and their steps.
 
 use super::deploy::{DEPLOY, STEP_WATCH};
-use super::{Body, Form, Id, Kind, Member, Names, Open, Part, Setting, Statement, Variant, m};
 use super::service::ENV;
+use super::{Body, Form, Id, Kind, Member, Names, Open, Part, Setting, Statement, Variant, m};
 
 const TIMEOUT: Setting = Setting::new("timeout", Kind::Duration(1), "For one attempt.").default("10m");
-const RETRY: Setting = Setting::new("retry", Kind::Int(0, 100), "Further attempts after a failure.").default("0");
-const RETRY_DELAY: Setting =
-    Setting::new("retry_delay", Kind::Duration(0), "Wait before the first further attempt; it doubles each time.").default("1s");
+const RETRY: Setting =
+    Setting::new("retry", Kind::Int(0, 100), "Further attempts after a failure.").default("0");
+const RETRY_DELAY: Setting = Setting::new(
+    "retry_delay",
+    Kind::Duration(0),
+    "Wait before the first further attempt; it doubles each time.",
+)
+.default("1s");
 const NEEDS: Setting = Setting::new(
     "needs",
     Kind::Needs,
@@ -15,7 +20,8 @@ const NEEDS: Setting = Setting::new(
 )
 .default("[]");
 const WHEN: Setting = Setting::new("when", Kind::Condition, "It is skipped if this is false.").late();
-const DESCRIPTION: Setting = Setting::new("description", Kind::Str(Form::Plain), "What it is for, in a sentence.");
+const DESCRIPTION: Setting =
+    Setting::new("description", Kind::Str(Form::Plain), "What it is for, in a sentence.");
 const ON_INTERRUPT: Setting = Setting::new(
     "on_interrupt",
     Kind::Enum(&INTERRUPTS),
@@ -23,7 +29,8 @@ const ON_INTERRUPT: Setting = Setting::new(
 )
 .default("ask");
 const EFFECT: Setting =
-    Setting::new("effect", Kind::Enum(&EFFECTS), "Whether it changes something that cdpipe can't take back.").default("none");
+    Setting::new("effect", Kind::Enum(&EFFECTS), "Whether it changes something that cdpipe can't take back.")
+        .default("none");
 
 static EFFECTS: [Member; 2] = [
     m("none", "nothing has to be undone"),
@@ -56,17 +63,23 @@ static STAGE_BODY: Body = Body::new(
     &[
         NEEDS,
         WHEN,
-        Setting::new("timeout", Kind::Duration(1), "For one attempt of the whole stage; by default only its steps have one."),
+        Setting::new(
+            "timeout",
+            Kind::Duration(1),
+            "For one attempt of the whole stage; by default only its steps have one.",
+        ),
         Setting::new("retry", Kind::Int(0, 100), "Further attempts of the whole stage.").default("0"),
         RETRY_DELAY,
         Setting::new("lock", Kind::Str(Form::Plain), "A lock of this name is held while it runs."),
-        Setting::new("undo_on_failure", Kind::Bool, "A step that fails after a finished deploy undoes that deploy too.")
-            .default("false"),
+        Setting::new(
+            "undo_on_failure",
+            Kind::Bool,
+            "A step that fails after a finished deploy undoes that deploy too.",
+        )
+        .default("false"),
         DESCRIPTION,
     ],
-    &[
-        &RUN, &HTTP, &DEPLOY, &APPLY, &FLAG, &NOTIFY, &WAIT, &STEP_WATCH, &ROLLBACK, &OUTPUT, &UNDO, &ON,
-    ],
+    &[&RUN, &HTTP, &DEPLOY, &APPLY, &FLAG, &NOTIFY, &WAIT, &STEP_WATCH, &ROLLBACK, &OUTPUT, &UNDO, &ON],
 )
 .not_empty();
 
@@ -84,12 +97,7 @@ pub(super) static GATE: Statement = Statement::new(Id::Gate, "gate", "holds back
     );
 
 static GATE_BODY: Body = Body::new(
-    &[
-        NEEDS,
-        WHEN,
-        Setting::new("timeout", Kind::Duration(1), "After so long it fails."),
-        DESCRIPTION,
-    ],
+    &[NEEDS, WHEN, Setting::new("timeout", Kind::Duration(1), "After so long it fails."), DESCRIPTION],
     &[&APPROVAL, &GATE_METRIC, &HTTP, &RUN, &WINDOW, &ON],
 )
 .not_empty();
@@ -101,7 +109,11 @@ static APPROVAL: Statement = Statement::new(Id::Approval, "approval", "people sa
 /// Also of `step 50% until approved { … }`.
 pub(super) static APPROVAL_BODY: Body = Body::new(
     &[
-        Setting::new("by", Kind::List(&Kind::Str(Form::Plain)), "Who may; by default anyone who can write the state."),
+        Setting::new(
+            "by",
+            Kind::List(&Kind::Str(Form::Plain)),
+            "Who may; by default anyone who can write the state.",
+        ),
         Setting::new("quorum", Kind::Int(1, 100), "How many of them.").default("1"),
         Setting::new("expires", Kind::Duration(1), "After so long it fails."),
         Setting::new("always", Kind::Bool, "Also in deployment mode.").default("false"),
@@ -110,15 +122,22 @@ pub(super) static APPROVAL_BODY: Body = Body::new(
 );
 
 static GATE_METRIC: Statement = Statement::new(Id::GateMetric, "metric", "measurements that must hold")
-    .parts(&[Part::Arg("CONDITION", Kind::Rule), Part::Opt(&[Part::Word("for"), Part::Arg("FOR", Kind::Duration(1))])])
+    .parts(&[
+        Part::Arg("CONDITION", Kind::Rule),
+        Part::Opt(&[Part::Word("for"), Part::Arg("FOR", Kind::Duration(1))]),
+    ])
     .optional_body(&GATE_METRIC_BODY)
     .example("metric error_rate < 1% for 10m { every = 30s, no_data = hold }");
 
 static GATE_METRIC_BODY: Body = Body::new(
     &[
         Setting::new("every", Kind::Duration(100), "Between two samples.").default("30s"),
-        Setting::new("no_data", Kind::Enum(&super::deploy::NO_DATA), "What missing data means; `hold` starts the time again.")
-            .default("hold"),
+        Setting::new(
+            "no_data",
+            Kind::Enum(&super::deploy::NO_DATA),
+            "What missing data means; `hold` starts the time again.",
+        )
+        .default("hold"),
         Setting::new("service", Kind::Ref(Names::Service), "The service that is measured."),
         Setting::new("environment", Kind::Ref(Names::Environment), "Where it is measured."),
     ],
@@ -139,8 +158,7 @@ pub(super) static ON: Statement = Statement::new(Id::On, "on", "a hook: steps th
     )
     .example("on rollback or failure {\n  notify slack(webhook) \"${stage.name}: ${reason}\"\n}");
 
-static HOOK_BODY: Body =
-    Body::new(&[], &[&RUN, &HTTP, &APPLY, &FLAG, &NOTIFY, &WAIT, &ROLLBACK]).not_empty();
+static HOOK_BODY: Body = Body::new(&[], &[&RUN, &HTTP, &APPLY, &FLAG, &NOTIFY, &WAIT, &ROLLBACK]).not_empty();
 
 /// The shell steps' settings.
 static RUN_BODY: Body = Body::new(
@@ -150,8 +168,17 @@ static RUN_BODY: Body = Body::new(
         RETRY_DELAY,
         Setting::new("dir", Kind::Str(Form::Path), "Working directory, relative to the pipeline's file."),
         Setting::new("stdin", Kind::SecretStr(Form::Plain), "Standard input.").late(),
-        Setting::new("image", Kind::Str(Form::Image), "Run it in a container of this image, where the deploy goes.").late(),
-        Setting::new("environment", Kind::Ref(Names::Environment), "Run it with the variables of this environment."),
+        Setting::new(
+            "image",
+            Kind::Str(Form::Image),
+            "Run it in a container of this image, where the deploy goes.",
+        )
+        .late(),
+        Setting::new(
+            "environment",
+            Kind::Ref(Names::Environment),
+            "Run it with the variables of this environment.",
+        ),
         EFFECT,
         ON_INTERRUPT,
     ],
@@ -167,10 +194,11 @@ pub(super) static RUN: Statement = Statement::new(Id::Run, "run", "a shell comma
     )
     .example("run \"npm run test:e2e\" { timeout = 20m, retry = 2 }");
 
-pub(super) static EXEC: Statement = Statement::new(Id::Exec, "exec", "a shell command inside an instance of the candidate")
-    .parts(&[Part::Arg("SCRIPT", Kind::Str(Form::Shell))])
-    .optional_body(&EXEC_BODY)
-    .example("exec \"npm run test:smoke\"");
+pub(super) static EXEC: Statement =
+    Statement::new(Id::Exec, "exec", "a shell command inside an instance of the candidate")
+        .parts(&[Part::Arg("SCRIPT", Kind::Str(Form::Shell))])
+        .optional_body(&EXEC_BODY)
+        .example("exec \"npm run test:smoke\"");
 
 static EXEC_BODY: Body = Body::new(&[TIMEOUT, RETRY, RETRY_DELAY, ON_INTERRUPT], &[&ENV]);
 
@@ -203,7 +231,13 @@ pub(super) static HEADERS: Statement = Statement::new(Id::Headers, "headers", "h
     .example("headers { Authorization = \"Bearer ${token}\" }");
 
 static HEADERS_BODY: Body = Body::new(&[], &[])
-    .open(Open { label: "HEADER", kind: Kind::Scalar, typed: false, dotted: false, doc: "A header; a name with dots stands in quotes." })
+    .open(Open {
+        label: "HEADER",
+        kind: Kind::Scalar,
+        typed: false,
+        dotted: false,
+        doc: "A header; a name with dots stands in quotes.",
+    })
     .not_empty();
 
 static APPLY: Statement = Statement::new(Id::Apply, "apply", "manifests to a cluster, by server-side apply")
@@ -250,9 +284,10 @@ static WAIT: Statement = Statement::new(Id::Wait, "wait", "a pause")
     .parts(&[Part::Arg("DURATION", Kind::Duration(1))])
     .example("wait 30s");
 
-static ROLLBACK: Statement = Statement::new(Id::RollbackStage, "rollback", "undoes a stage, newest effect first")
-    .parts(&[Part::Word("stage"), Part::Arg("STAGE", Kind::Ref(Names::Stage))])
-    .example("on failure { rollback stage production }");
+static ROLLBACK: Statement =
+    Statement::new(Id::RollbackStage, "rollback", "undoes a stage, newest effect first")
+        .parts(&[Part::Word("stage"), Part::Arg("STAGE", Kind::Ref(Names::Stage))])
+        .example("on failure { rollback stage production }");
 
 static UNDO: Statement = Statement::new(Id::Undo, "undo", "how to take back what the steps before it did")
     .body(&UNDO_BODY)
