@@ -337,6 +337,7 @@ impl Facts {
             | ProgramStep::Ensure { .. }
             | ProgramStep::Soak { .. }
             | ProgramStep::Roll { .. }
+            | ProgramStep::Preview { .. }
             | ProgramStep::Verify
             | ProgramStep::Validate
             | ProgramStep::Promote

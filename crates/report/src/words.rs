@@ -102,6 +102,10 @@ pub fn step(program: &Program, step: &ProgramStep) -> String {
         ProgramStep::Shrink { side: role, count: n } => {
             format!("drain and stop {} down to {}", side(program, *role), count(*n, "instance"))
         }
+        ProgramStep::Preview { open: true } => {
+            format!("show {} at the preview address", side(program, Role::Candidate))
+        }
+        ProgramStep::Preview { open: false } => "close the preview".to_owned(),
         ProgramStep::Verify => "verify".to_owned(),
         ProgramStep::WatchOn => "begin to watch".to_owned(),
         ProgramStep::Soak { ms, label } => format!("{label}, for {}", duration(*ms)),
