@@ -43,7 +43,7 @@ async fn a_number_comes_back_to_the_last_bit() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     let journal = store.begin(&header("r1")).unwrap();
-    let values = [0.1 + 0.2, 1.0 / 3.0, 5e-324, f64::MAX, 122.416_294_033_786_585];
+    let values = [0.1 + 0.2, 1.0 / 3.0, 5e-324, f64::MAX, 122.416_294_033_786_58];
     let samples = values
         .iter()
         .map(|value| Sample {

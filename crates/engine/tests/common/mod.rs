@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A run of an empty pipeline.
-pub fn header(run: &str) -> RunHeader {
+pub(crate) fn header(run: &str) -> RunHeader {
     RunHeader {
         journal_version: JOURNAL_VERSION,
         cdpipe_version: "0.1.0".into(),
@@ -38,12 +38,12 @@ pub fn header(run: &str) -> RunHeader {
 }
 
 /// A record that says its number.
-pub fn record(number: u32) -> Record {
+pub(crate) fn record(number: u32) -> Record {
     Record::NodeStarted { node: NodeId(number), attempt: 1 }
 }
 
 /// Appends `count` records beginning with number `first`, as one batch.
-pub async fn append(
+pub(crate) async fn append(
     journal: &RunJournal,
     first: u64,
     count: u64,
@@ -57,7 +57,7 @@ pub async fn append(
 }
 
 /// The records of a run, checked to be numbered without a gap.
-pub fn read_all(store: &Store, run: &str) -> Vec<Record> {
+pub(crate) fn read_all(store: &Store, run: &str) -> Vec<Record> {
     let mut records = Vec::new();
     store
         .read(&RunId::from(run), 0, |seq, _, record| {

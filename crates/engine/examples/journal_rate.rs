@@ -1,0 +1,193 @@
+//! Measures the journal against the disk that it lies on: `cargo run --release -p cdpipe-engine --example journal_rate [DIR]`.
+//!
+//! - how often a second this machine can `fdatasync` 4 KiB, which no journal that syncs can beat;
+//! - appends a second of one run, synced (effects on targets) and not (commands), and of eight runs at once;
+//! - how long a resume of 100,000 records takes to read and fold;
+//! - what the dispatcher costs for each command that does nothing.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a program to measure with, not part of cdpipe")]
+
+use cdpipe_engine::{Batch, Journal, Past, RunJournal, Store};
+use cdpipe_model::action::{Action, ActionKind, ActionResult, Answer, Block, RunAction, StepRef};
+use cdpipe_model::plan::{
+    Concurrency, Mode, Node, NodeKind, OnInterrupt, Plan, Retry, Run, SourcePos, Stage, Step, StepKind,
+};
+use cdpipe_model::record::{GitFacts, JOURNAL_VERSION, Record, RunHeader};
+use cdpipe_model::{ActionId, NodeId, Outcome, RunId};
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+const STAGES: u32 = 10_000;
+
+#[tokio::main]
+async fn main() {
+    let temporary = tempfile::tempdir().unwrap();
+    let dir = std::env::args_os().nth(1).map_or(temporary.path().to_owned(), Into::into);
+    let syncs = fdatasync_rate(&dir);
+    println!("fdatasync of 4 KiB           {syncs:>10.0} a second");
+
+    let store = Store::open(&dir).unwrap();
+    for (name, sync, batches) in [("synced", true, 2_000), ("not synced", false, 20_000)] {
+        let journal = store.begin(&header(&format!("rate-{name}"), 0)).unwrap();
+        let began = Instant::now();
+        let records = append_stages(&journal, batches, sync).await;
+        let per_second = f64::from(batches) / began.elapsed().as_secs_f64();
+        println!(
+            "appends, {name:<19} {per_second:>10.0} a second ({:.2} of fdatasync; {records} records)",
+            per_second / syncs
+        );
+        journal.release().await.unwrap();
+    }
+
+    let began = Instant::now();
+    let tasks: Vec<_> = (0..8)
+        .map(|number| {
+            let journal = store.begin(&header(&format!("rate-eight-{number}"), 0)).unwrap();
+            tokio::spawn(async move { append_stages(&journal, 500, true).await })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let per_second = 4_000.0 / began.elapsed().as_secs_f64();
+    println!(
+        "appends, 8 runs, synced      {per_second:>10.0} a second ({:.2} of fdatasync: shared commits)",
+        per_second / syncs
+    );
+
+    let run = RunId::from("rate-resume");
+    let journal = store.begin(&header(run.as_str(), STAGES)).unwrap();
+    let records = append_stages(&journal, STAGES, false).await;
+    journal.release().await.unwrap();
+    for _ in 0..3 {
+        let began = Instant::now();
+        let mut count = 0_u64;
+        store
+            .read(&run, 0, |_, _, record| count += u64::from(!matches!(record, Record::Suspended { .. })))
+            .unwrap();
+        let read = began.elapsed();
+        let began = Instant::now();
+        let past = Past::read(&store, &run).unwrap();
+        assert_eq!((count, past.last_seq()), (records, records));
+        println!(
+            "resume of {records} records     {:>10.1} ms to read, {:.1} ms to read with its header and fold",
+            read.as_secs_f64() * 1e3,
+            began.elapsed().as_secs_f64() * 1e3
+        );
+    }
+}
+
+fn fdatasync_rate(dir: &Path) -> f64 {
+    let mut file = tempfile::tempfile_in(dir).unwrap();
+    let page = [7_u8; 4096];
+    let began = Instant::now();
+    let mut times = 0;
+    while began.elapsed().as_millis() < 1_000 {
+        file.write_all(&page).unwrap();
+        file.sync_data().unwrap();
+        times += 1;
+    }
+    f64::from(times) / began.elapsed().as_secs_f64()
+}
+
+/// What a stage of one command writes in the middle of a run: its command comes back, the stage ends, the next one begins.
+async fn append_stages(journal: &RunJournal, stages: u32, sync: bool) -> u64 {
+    let mut seq = 1;
+    for number in 0..stages {
+        let step = StepRef { node: Some(NodeId(number)), block: Block::Main, index: 0 };
+        let action = Action {
+            id: ActionId(u64::from(number) + 1),
+            step: step.clone(),
+            deadline_ms: 600_000,
+            kind: ActionKind::Run(RunAction {
+                script: "true".into(),
+                env: BTreeMap::new(),
+                dir: None,
+                stdin: None,
+                image: None,
+                environment: None,
+                outputs: Vec::new(),
+            }),
+        };
+        let result = ActionResult::Done(Answer::Exited { outputs: BTreeMap::new() });
+        let at_ms = 1_795_000_000_000 + u64::from(number);
+        let records = [
+            Record::NodeStarted { node: NodeId(number), attempt: 1 },
+            Record::StepStarted { step: step.clone(), attempt: 1 },
+            Record::Intent { action },
+            Record::Returned { at_ms, action: ActionId(u64::from(number) + 1), result },
+            Record::StepFinished { step, outcome: Outcome::Succeeded, reason: None },
+            Record::NodeFinished { node: NodeId(number), outcome: Outcome::Succeeded, reason: None },
+        ]
+        .map(Arc::new);
+        journal
+            .append(Batch { first_seq: seq, at_ms, records: &records, sync, taken: None, status: None })
+            .await
+            .unwrap();
+        seq += records.len() as u64;
+    }
+    seq - 1
+}
+
+/// A pipeline of so many stages that run `true`.
+fn header(run: &str, stages: u32) -> RunHeader {
+    let at = SourcePos { source: 0, line: 1, col: 1 };
+    let node = |number: u32| Node {
+        id: NodeId(number),
+        name: format!("stage-{number}"),
+        needs: Vec::new(),
+        when: None,
+        kind: NodeKind::Stage(Box::new(Stage {
+            steps: vec![Step {
+                label: "run true".into(),
+                kind: StepKind::Run(Run {
+                    script: "true".into(),
+                    args: Vec::new(),
+                    env: BTreeMap::new(),
+                    dir: None,
+                    stdin: None,
+                    image: None,
+                    environment: None,
+                }),
+                timeout_ms: 600_000,
+                retry: Retry::default(),
+                on_interrupt: OnInterrupt::Ask,
+                at,
+            }],
+            timeout_ms: None,
+            retry: Retry::default(),
+            locks: Vec::new(),
+            outputs: Vec::new(),
+            hooks: Vec::new(),
+            undo_on_failure: false,
+        })),
+        at,
+    };
+    RunHeader {
+        journal_version: JOURNAL_VERSION,
+        cdpipe_version: "0.1.0".into(),
+        run: RunId::from(run),
+        started_at_ms: 1_795_000_000_000,
+        started_by: "ann@example".into(),
+        file: "/srv/shop.cd".into(),
+        texts: Vec::new(),
+        plan: Plan {
+            name: "shop".into(),
+            mode: Mode::Delivery,
+            max_parallel: 8,
+            concurrency: Concurrency::Queue,
+            sources: Vec::new(),
+            inputs: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            environments: BTreeMap::new(),
+            metrics: BTreeMap::new(),
+            flags: BTreeMap::new(),
+            nodes: (0..stages).map(node).collect(),
+            hooks: Vec::new(),
+            hash: "sha256:0".into(),
+        },
+        git: GitFacts::default(),
+    }
+}
