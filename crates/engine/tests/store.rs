@@ -374,3 +374,23 @@ fn a_directory_that_cannot_be_made_is_told() {
     assert_eq!(told.kind(), "state-unusable");
     assert!(told.fault().help.unwrap().contains("CDPIPE_STATE"));
 }
+
+#[tokio::test]
+async fn a_long_journal_is_decoded_on_many_threads_and_read_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let journal = store.begin(&header("r1")).unwrap();
+    for batch in 0..60 {
+        append(&journal, 1 + batch * 1_000, 1_000, false).await.unwrap();
+    }
+    assert_eq!(read_all(&store, "r1"), (1..=60_000).map(record).collect::<Vec<_>>());
+    let mut seqs = Vec::new();
+    assert_eq!(store.read(&RunId::from("r1"), 30_500, |seq, _, _| seqs.push(seq)).unwrap(), 60_000);
+    assert_eq!(seqs, (30_501..=60_000).collect::<Vec<_>>());
+    let raw = rusqlite::Connection::open(dir.path().join("cdpipe.db")).unwrap();
+    raw.execute("UPDATE batches SET json = CAST('[' AS BLOB) WHERE pos & 0xFFFF = 40001", []).unwrap();
+    let mut last = 0;
+    let told = store.read(&RunId::from("r1"), 0, |seq, _, _| last = seq).unwrap_err();
+    assert!(matches!(told, StoreError::Unreadable { seq: 40_001, .. }), "{told:?}");
+    assert_eq!(last, 40_000, "what comes before is whole");
+}

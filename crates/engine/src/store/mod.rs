@@ -7,6 +7,7 @@
 mod error;
 mod locks;
 mod process;
+mod read;
 mod registry;
 mod retention;
 mod run;

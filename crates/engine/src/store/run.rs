@@ -3,7 +3,7 @@
 use super::error::StoreError;
 use super::process::{Process, wall_ms};
 use super::schema::SEQ_BITS;
-use super::writer::{Job, Work, Writer, position, set_status};
+use super::writer::{Job, Work, Writer, set_status};
 use super::{Store, retention};
 use crate::journal::{Batch, Journal, Letter, Status};
 use cdpipe_model::ports::BoxFuture;
@@ -143,65 +143,6 @@ impl Store {
                 _ => Err(StoreError::Unreadable { run: run.clone(), seq: 0, detail: error.to_string() }),
             },
         }
-    }
-
-    /// Hands every record after `after` to `each`, in order, with its number (from 1) and the time it was decided (milliseconds
-    /// since 1970). Answers the number of the last record.
-    ///
-    /// # Errors
-    /// `UnknownRun`; `Unreadable` at a gap or a record that does not decode; a damaged database.
-    pub fn read(
-        &self,
-        run: &RunId,
-        after: u64,
-        mut each: impl FnMut(u64, u64, Record),
-    ) -> Result<u64, StoreError> {
-        let conn = self.conn();
-        let fault = |error: rusqlite::Error| self.fault(&error);
-        let run_no = run_no(&conn, run).map_err(fault)?.ok_or_else(|| self.unknown(run))?;
-        let (first, end) = (position(run_no, 0), position(run_no + 1, 0));
-        // The batch that holds the record after `after` may begin before it.
-        let start: i64 = conn
-            .prepare_cached("SELECT max(pos) FROM batches WHERE pos >= ?1 AND pos <= ?2")
-            .and_then(|mut query| {
-                query.query_row([first, position(run_no, after + 1)], |row| row.get::<_, Option<i64>>(0))
-            })
-            .map_err(fault)?
-            .unwrap_or(first);
-        let mut query = conn
-            .prepare_cached(
-                "SELECT pos, count, at_ms, json FROM batches WHERE pos >= ?1 AND pos < ?2 ORDER BY pos",
-            )
-            .map_err(fault)?;
-        let mut rows = query.query([start, end]).map_err(fault)?;
-        let mut expected = None;
-        let mut last = after;
-        while let Some(row) = rows.next().map_err(fault)? {
-            let pos: i64 = row.get(0).map_err(fault)?;
-            let count: u64 = row.get(1).map_err(fault)?;
-            let at_ms: u64 = row.get(2).map_err(fault)?;
-            let seq = u64::try_from(pos & ((1 << SEQ_BITS) - 1)).unwrap_or(0);
-            let unreadable = |detail: String| StoreError::Unreadable { run: run.clone(), seq, detail };
-            let wanted = expected.unwrap_or(if start == first { 1 } else { seq });
-            if seq != wanted {
-                return Err(unreadable(format!("record {wanted} is missing")));
-            }
-            let json =
-                row.get_ref(3).map_err(fault)?.as_blob().map_err(|error| unreadable(error.to_string()))?;
-            let records: Vec<Record> =
-                serde_json::from_slice(json).map_err(|error| unreadable(error.to_string()))?;
-            if records.len() as u64 != count {
-                return Err(unreadable(format!("{} records where {count} were written", records.len())));
-            }
-            for (number, record) in (seq..).zip(records) {
-                if number > after {
-                    each(number, at_ms, record);
-                }
-            }
-            expected = Some(seq + count);
-            last = seq + count - 1;
-        }
-        Ok(last)
     }
 }
 
