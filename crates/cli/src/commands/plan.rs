@@ -253,11 +253,13 @@ fn inverse(program: &Program, step: &ProgramStep) -> Option<String> {
             })
         }
         ProgramStep::Roll { side: Role::Candidate, .. } => stable.map(|stable| format!("roll to {stable}")),
+        ProgramStep::Preview { open: true } => Some("close the preview".to_owned()),
         ProgramStep::Sweep { .. } => Some("none: it served nobody".to_owned()),
         ProgramStep::Shrink { side: Role::Candidate, .. }
         | ProgramStep::Retire { side: Role::Candidate, .. }
         | ProgramStep::Roll { side: Role::Stable, .. }
         | ProgramStep::Ready { .. }
+        | ProgramStep::Preview { open: false }
         | ProgramStep::Verify
         | ProgramStep::WatchOn
         | ProgramStep::Soak { .. }
