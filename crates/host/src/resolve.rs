@@ -1,15 +1,14 @@
 //! Values into the text that a process gets: the one place where a secret's name becomes its value.
 
-use crate::encoding::decode;
 use crate::mask::Masker;
 use cdpipe_model::ports::Secrets;
-use cdpipe_model::secret::{SecretPart, SecretText, SecretValue};
+use cdpipe_model::secret::{SecretPart, SecretText, SecretValue, base64_decode};
 use cdpipe_model::{Fault, Value};
 
 /// The text of a value. Secrets in it are resolved, and masked from now on.
 ///
 /// # Errors
-/// What the source of a secret says; `secret-unfit` for one that should be base64 and is not, or for text after that.
+/// What the source of a secret says; `bad-value` for one that should be base64 and is not, or for text after that.
 pub(crate) async fn text(
     value: &Value,
     secrets: &dyn Secrets,
@@ -38,9 +37,9 @@ async fn secret_text(
             SecretPart::Base64(name) => {
                 let value = secrets.resolve(name).await?;
                 masker.learn(&value);
-                let decoded = decode(value.expose()).and_then(|bytes| String::from_utf8(bytes).ok());
+                let decoded = base64_decode(value.expose()).and_then(|bytes| String::from_utf8(bytes).ok());
                 let decoded = SecretValue::new(decoded.ok_or_else(|| {
-                    Fault::new("secret-unfit", format!("the secret `{name}` is not base64 of a text"))
+                    Fault::new("bad-value", format!("the secret `{name}` is not base64 of a text"))
                         .help("use it without base64_decode, or store its base64 form")
                 })?);
                 masker.learn(&decoded);

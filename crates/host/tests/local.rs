@@ -186,7 +186,7 @@ async fn a_cancelled_wait_ends_at_once() {
     place.local.ensure(place.context.call(), &spec, 1, &BTreeMap::new()).await.expect("starts");
     let cancel = async {
         tokio::time::sleep(Duration::from_millis(100)).await;
-        let _ = place.context.cancel.0.send(true);
+        let _ = place.context.cancel.0.send_replace(true);
     };
     let begun = std::time::Instant::now();
     let (fault, ()) = tokio::join!(place.local.await_ready(place.context.call(), &spec, 1, 0), cancel);

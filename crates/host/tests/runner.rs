@@ -2,6 +2,7 @@
 
 #![allow(clippy::expect_used, reason = "a test says what it expects by panicking")]
 
+#[allow(dead_code, reason = "each test binary uses a part")]
 #[path = "support/context.rs"]
 mod context;
 
@@ -186,7 +187,7 @@ async fn cancel_and_deadline_leave_nothing_of_the_group() {
         let cancel = async {
             tokio::time::sleep(Duration::from_millis(250)).await;
             if cancelled {
-                let _ = place.context.cancel.0.send(true);
+                let _ = place.context.cancel.0.send_replace(true);
             }
         };
         let run = action(&text);

@@ -58,6 +58,10 @@ impl Local {
         let mut others = 0_u32;
         let mut dead = Vec::new();
         for instance in release.instances()? {
+            if instance.is_alive() && instance.is_ending() {
+                // A stop that was cut short. It goes by itself, and does not count.
+                continue;
+            }
             let same = instance.config()?.is_some_and(|config| config.extra_env == *extra_env);
             match (instance.is_alive(), same) {
                 (true, true) => alive.push(instance),
@@ -260,8 +264,10 @@ impl Local {
                 drain_ms: record.spec.drain_ms,
                 policy: self.config.policy.clone(),
             };
+            if instance.folder().exists() {
+                clear_strays(instance).await;
+            }
             make_folder(instance.folder())?;
-            clear_strays(instance).await;
             instance.write_config(&config)?;
             started.push(self.start(instance, handover).await?);
             if missing.len() > 1 {

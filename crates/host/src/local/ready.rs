@@ -43,23 +43,23 @@ impl Local {
         loop {
             let seen = self.look(spec)?;
             let ready = number(seen.iter().filter(|seen| is_ready(seen)));
-            let failed: Vec<&Seen> =
-                seen.iter().filter(|seen| !is_ready(seen) && self.is_lost(seen)).collect();
-            let lost = number(failed.iter()).saturating_add(count.saturating_sub(number(seen.iter())));
+            let lost: Vec<&Seen> = seen.iter().filter(|seen| !is_ready(seen) && self.is_lost(seen)).collect();
+            // What is neither ready nor lost may still come.
+            let coming = number(seen.iter()).saturating_sub(ready).saturating_sub(number(lost.iter()));
             if said != Some(ready) {
                 said = Some(ready);
                 call.sink.progress(&format!("{ready} of {count} ready"));
             }
-            // Those that may fail may; all others have to have come to their end, good or bad.
-            if ready >= count || (lost > 0 && lost <= may_fail && ready + lost >= count) {
-                return self.release(spec)?.map_or(Ok(Vec::new()), |(release, _)| instances(&release));
+            let enough = ready.saturating_add(may_fail) >= count;
+            if ready >= count || (enough && coming == 0) {
+                return self.ready_now(spec);
             }
-            if lost > may_fail {
-                return Err(not_ready(spec, ready, count, &failed, number(seen.iter())));
+            if ready.saturating_add(coming).saturating_add(may_fail) < count {
+                return Err(not_ready(spec, ready, count, &lost, ready + coming));
             }
             if begun.elapsed() >= within {
-                if ready + may_fail >= count {
-                    return self.release(spec)?.map_or(Ok(Vec::new()), |(release, _)| instances(&release));
+                if enough {
+                    return self.ready_now(spec);
                 }
                 let late: Vec<&Seen> = seen.iter().filter(|seen| !is_ready(seen)).collect();
                 return Err(too_late(spec, ready, count, &late, within));
@@ -79,6 +79,10 @@ impl Local {
             }
             pause = (pause * 2).min(LATER_LOOKS);
         }
+    }
+
+    fn ready_now(&self, spec: &ReleaseSpec) -> Result<Vec<Instance>, Fault> {
+        self.release(spec)?.map_or(Ok(Vec::new()), |(release, _)| instances(&release))
     }
 
     fn look(&self, spec: &ReleaseSpec) -> Result<Vec<Seen>, Fault> {

@@ -4,7 +4,9 @@ use super::ensure::clear_strays;
 use super::{Local, instances};
 use crate::durable::remove_folder;
 use crate::process::ProcessRef;
-use crate::state::{InstanceState, ReleaseRecord, ReleaseState, ServiceState, StopRequest, SwitchedOff};
+use crate::state::{
+    InstanceState, Phase, ReleaseRecord, ReleaseState, ServiceState, StopRequest, SwitchedOff,
+};
 use cdpipe_model::Fault;
 use cdpipe_model::observe::Instance;
 use cdpipe_model::ports::Call;
@@ -41,7 +43,7 @@ impl Local {
             let id = instance.config()?.map(|config| config.id);
             if chosen.is_empty() || chosen.iter().any(|chosen| Some(&chosen.id) == id.as_ref()) {
                 ending.push(instance);
-            } else if instance.is_alive() {
+            } else if instance.is_alive() && !instance.is_ending() {
                 staying += 1;
             }
         }
@@ -123,7 +125,10 @@ impl Local {
                 )
                 .help("see what its processes are doing, and stop again"));
             }
-            clear_strays(instance).await;
+            if !instance.status()?.is_some_and(|status| status.phase == Phase::Stopped) {
+                // Its supervisor did not get to clear up behind it.
+                clear_strays(instance).await;
+            }
             remove_folder(instance.folder())?;
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! Keeps secrets out of everything that is shown or written down.
 //!
 //! What is masked: the value, each line of a value of several lines, its base64 forms (at each of the three alignments, so also as part
-//! of `user:password`; both alphabets; wrapped at 64 or 76 columns), its percent-encoded and its JSON-escaped form. All bytes that any
+//! of `user:password`; both alphabets; wrapped at 64 or 76 columns), its percent-encoded and its JSON-escaped form, and the text inside if it is base64 itself. All bytes that any
 //! of them covers become one `***`, however the output is cut into pieces.
 //!
 //! What is not: a value, or a line of one, of fewer than [`SHORTEST_BYTES`] bytes, for it would blot out ordinary text and by that tell

@@ -105,6 +105,16 @@ fn forms(value: &str) -> Vec<Secret> {
         encoded(value.as_bytes(), &mut add);
         escaped(value, &mut add);
     }
+    // `base64_decode(secret)` reaches programs as the text inside.
+    if let Some(inside) = cdpipe_model::secret::base64_decode(value)
+        && inside.len() >= SHORTEST_ENCODED_BYTES
+        && let Ok(inside) = String::from_utf8(inside)
+        && !inside.contains(|sign: char| sign.is_control() && !sign.is_whitespace())
+    {
+        for line in inside.lines().map(str::trim) {
+            add(line.as_bytes().to_vec(), SHORTEST_BYTES);
+        }
+    }
     forms
 }
 

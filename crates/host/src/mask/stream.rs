@@ -164,6 +164,12 @@ mod tests {
     }
 
     #[test]
+    fn the_text_inside_a_base64_secret_is_masked() {
+        assert_eq!(masker(&["aHVudGVyMjItbG9uZw=="]).mask("it is hunter22-long."), "it is ***.");
+        assert_eq!(masker(&["hunter22hunter22"]).mask("hunt er22"), "hunt er22");
+    }
+
+    #[test]
     fn short_values_are_not_masked_and_cost_nothing() {
         let masker = masker(&["abc", "", "1"]);
         assert_eq!(masker.mask("abc1"), "abc1");

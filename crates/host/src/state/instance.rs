@@ -186,17 +186,23 @@ impl InstanceState {
         let _ = std::fs::remove_file(self.folder.join("stop.json"));
     }
 
+    /// Whether it was asked to end, so that it does not count any more: whoever asked may be gone before it has ended.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.stop_request().is_some()
+            || matches!(self.status(), Ok(Some(status)) if matches!(status.phase, Phase::Stopping | Phase::Stopped))
+    }
+
     /// The environment entry by which processes of this instance are known, whoever their parent is by now.
     pub(crate) fn marker(&self) -> (&'static str, String) {
         ("CDPIPE_INSTANCE_DIR", self.folder.display().to_string())
     }
 
-    /// The instance as the engine knows it; `None` if nothing runs here.
+    /// The instance as the engine knows it; `None` if nothing runs here, or only to its end.
     ///
     /// # Errors
     /// `state-unreadable`.
     pub(crate) fn observe(&self) -> Result<Option<Instance>, Fault> {
-        if !self.is_alive() {
+        if !self.is_alive() || self.is_ending() {
             return Ok(None);
         }
         let (Some(config), Some(status)) = (self.config()?, self.status()?) else { return Ok(None) };

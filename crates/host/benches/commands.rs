@@ -1,0 +1,116 @@
+//! What a command costs beyond its process: 10,000 times `true`, two at a time, by the runner and by a plain spawn.
+//!
+//! `cargo bench -p cdpipe-host`
+
+#![allow(clippy::expect_used, reason = "a bench that can't run has nothing to say")]
+#![allow(clippy::print_stdout, reason = "it prints what it measured")]
+
+#[allow(dead_code, reason = "each user takes a part")]
+#[path = "../tests/support/context.rs"]
+mod context;
+
+use cdpipe_host::{HostRunner, Masker, RunLog, RunnerConfig};
+use cdpipe_model::action::RunAction;
+use cdpipe_model::ports::Runner as _;
+use context::Context;
+use std::collections::BTreeMap;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+const COMMANDS: usize = 10_000;
+const PARALLEL: usize = 2;
+
+fn main() {
+    let plain = best_of(plain);
+    let single = best_of(|| runner(tokio::runtime::Builder::new_current_thread()));
+    let multi = best_of(|| {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(PARALLEL);
+        runner(builder)
+    });
+    let each = |took: Duration| took.as_secs_f64() * 1000.0 / COMMANDS as f64;
+    println!("{COMMANDS} x `sh -c true`, {PARALLEL} at a time, milliseconds each:");
+    println!("  spawned plainly, no pipes     {:.3}", each(plain));
+    println!(
+        "  runner, one thread            {:.3}  ({:.2} of plain)",
+        each(single),
+        single.as_secs_f64() / plain.as_secs_f64()
+    );
+    println!(
+        "  runner, {PARALLEL} threads             {:.3}  ({:.2} of plain)",
+        each(multi),
+        multi.as_secs_f64() / plain.as_secs_f64()
+    );
+}
+
+/// The machine is shared: the least disturbed of three says most.
+fn best_of(measure: impl Fn() -> Duration) -> Duration {
+    (0..3).map(|_| measure()).min().unwrap_or_default()
+}
+
+fn plain() -> Duration {
+    let next = AtomicUsize::new(0);
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..PARALLEL {
+            scope.spawn(|| {
+                while next.fetch_add(1, Ordering::Relaxed) < COMMANDS {
+                    let status = Command::new("/bin/sh")
+                        .args(["-ec", "true"])
+                        .stdin(Stdio::null())
+                        .process_group(0)
+                        .status()
+                        .expect("runs");
+                    assert!(status.success());
+                }
+            });
+        }
+    });
+    begun.elapsed()
+}
+
+fn runner(mut builder: tokio::runtime::Builder) -> Duration {
+    let folder = tempfile::tempdir().expect("a folder");
+    let runner = Arc::new(HostRunner::new(
+        RunnerConfig {
+            base: folder.path().to_owned(),
+            scratch: folder.path().join("tmp"),
+            log: Some(RunLog::new(folder.path().join("output.log"))),
+            grace: Duration::from_secs(5),
+            hidden_env: Vec::new(),
+        },
+        Masker::default(),
+    ));
+    let runtime = builder.enable_all().build().expect("a runtime");
+    let next = Arc::new(AtomicUsize::new(0));
+    let begun = Instant::now();
+    let workers: Vec<_> = (0..PARALLEL)
+        .map(|_| {
+            let (runner, next) = (Arc::clone(&runner), Arc::clone(&next));
+            runtime.spawn(async move {
+                let context = Context::default();
+                let run = RunAction {
+                    script: "true".to_owned(),
+                    env: BTreeMap::new(),
+                    dir: None,
+                    stdin: None,
+                    image: None,
+                    environment: None,
+                    outputs: Vec::new(),
+                };
+                while next.fetch_add(1, Ordering::Relaxed) < COMMANDS {
+                    runner.run(context.call(), &run).await.expect("succeeds");
+                }
+            })
+        })
+        .collect();
+    runtime.block_on(async {
+        for worker in workers {
+            worker.await.expect("ends");
+        }
+    });
+    begun.elapsed()
+}
