@@ -92,6 +92,7 @@ pub(crate) async fn serve(
         };
         match next {
             Next::Again => {}
+            Next::Done => break,
             Next::Close => {
                 connection.linger().await;
                 break;

@@ -6,10 +6,10 @@
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::answer::{Cause, OwnAnswer};
@@ -35,8 +35,10 @@ const MAX_INTERIM: usize = 16;
 pub(crate) enum Next {
     /// The next request.
     Again,
-    /// Close once what was written has been read.
+    /// Close once what was written has been read: more may be on its way to us, and closing then would reset it.
     Close,
+    /// Close: the client said that it sends no more.
+    Done,
     /// Close now, in a way that can not be taken for a regular end.
     Abort,
 }
@@ -57,9 +59,9 @@ struct Prepared {
 }
 
 /// A member's connection and what was read from it.
-struct Upstream {
-    stream: TcpStream,
-    buffer: Buffer,
+pub(crate) struct Upstream {
+    pub(crate) stream: TcpStream,
+    pub(crate) buffer: Buffer,
     /// It has carried requests before.
     kept: bool,
 }
@@ -407,6 +409,9 @@ impl Connection {
                     Poll::Pending => break,
                 }
             }
+            if request_done && self.poll_reset(cx) {
+                return Poll::Ready(Err(NoAnswer::Failed(Failure::ClientGone)));
+            }
             match self.conn.check(&shared.conns) {
                 Ok(()) | Err(Interrupt::Stopping) => Poll::Pending,
                 Err(Interrupt::Cut) => Poll::Ready(Err(NoAnswer::Failed(Failure::Answer(cut_answer())))),
@@ -451,9 +456,10 @@ impl Connection {
             in_flight.upgrade();
             in_flight.release.stats.upgrade(worker.index);
             in_flight.release.stats.finished(worker.index, Code::of_status(101), Some(head_us), head_us);
-            self.tunnel(&mut upstream, answered.sent).await;
+            let whole = self.tunnel(&mut upstream, answered.sent).await;
             worker.buffers.give(upstream.buffer);
-            return Next::Abort;
+            // A reset would throw away what the client has not read yet.
+            return if whole { Next::Done } else { Next::Abort };
         }
         let Answered { info: answer, status, close, mut request_done, sent, mut request } = answered;
         let shared = &worker.shared;
@@ -491,6 +497,9 @@ impl Connection {
             if moved {
                 self.conn.deadline_in(&shared.conns.clock, idle_ms);
             }
+            if request_done && self.poll_reset(cx) {
+                return Poll::Ready(Err(()));
+            }
             match self.conn.check(&shared.conns) {
                 Ok(()) | Err(Interrupt::Stopping) => Poll::Pending,
                 Err(_) => Poll::Ready(Err(())),
@@ -519,6 +528,8 @@ impl Connection {
         if !whole {
             stats.aborted(worker.index);
             Next::Abort
+        } else if request_done && !info.keep_alive {
+            Next::Done
         } else if close || !request_done {
             Next::Close
         } else {
@@ -526,51 +537,10 @@ impl Connection {
         }
     }
 
-    /// Both directions of an upgraded connection, until both have ended, one has failed, or it is cut.
-    async fn tunnel(&mut self, upstream: &mut Upstream, sent: usize) {
-        let worker = self.worker.clone();
-        let shared = &worker.shared;
-        let idle_ms = shared.limits.upgraded_idle_timeout_ms;
-        let mut down = Pump::resumed(Framing::Close, sent);
-        let mut up = Pump::new(Framing::Close);
-        let (mut down_done, mut up_done) = (false, false);
-        self.conn.deadline_in(&shared.conns.clock, idle_ms);
-        poll_fn(|cx| {
-            let mut moved = false;
-            if !down_done {
-                match down.poll(cx, &mut upstream.stream, &mut self.stream, &self.down, &mut upstream.buffer)
-                {
-                    Poll::Ready(Ok(())) => {
-                        // One side may end its half and go on listening.
-                        down_done = true;
-                        let _ = Pin::new(&mut self.stream).poll_shutdown(cx);
-                    }
-                    Poll::Ready(Err(_)) => return Poll::Ready(()),
-                    Poll::Pending => moved |= down.take_moved(),
-                }
-            }
-            if !up_done {
-                match up.poll(cx, &mut self.stream, &mut upstream.stream, &[], &mut self.buffer) {
-                    Poll::Ready(Ok(())) => {
-                        up_done = true;
-                        let _ = Pin::new(&mut upstream.stream).poll_shutdown(cx);
-                    }
-                    Poll::Ready(Err(_)) => return Poll::Ready(()),
-                    Poll::Pending => moved |= up.take_moved(),
-                }
-            }
-            if down_done && up_done {
-                return Poll::Ready(());
-            }
-            if moved {
-                self.conn.deadline_in(&shared.conns.clock, idle_ms);
-            }
-            match self.conn.check(&shared.conns) {
-                Ok(()) | Err(Interrupt::Stopping) => Poll::Pending,
-                Err(_) => Poll::Ready(()),
-            }
-        })
-        .await;
+    /// Whether the client's end of the connection is known to be gone. A client that has only ended its half may still listen:
+    /// it is answered. Costs nothing while nothing happens on the socket.
+    fn poll_reset(&self, cx: &mut Context<'_>) -> bool {
+        matches!(self.stream.poll_peek(cx, &mut ReadBuf::new(&mut [0u8; 1])), Poll::Ready(Err(_)))
     }
 }
 

@@ -39,6 +39,7 @@ mod routing;
 mod serve;
 mod state;
 pub mod table;
+mod tunnel;
 mod upstream;
 mod weights;
 

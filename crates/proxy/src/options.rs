@@ -12,7 +12,7 @@ pub struct Limits {
     pub max_request_head_bytes: usize,
     /// Bytes of an answer's head. Default 65 536.
     pub max_response_head_bytes: usize,
-    /// Idle connections kept to one member by one worker. Default 128.
+    /// Idle connections kept to one member by one worker. Default 512.
     pub max_idle_upstreams_per_worker: usize,
     /// Members tried for one request, the first included. Default 3.
     pub max_attempts: usize,
@@ -40,7 +40,7 @@ impl Default for Limits {
             max_connections: 10_000,
             max_request_head_bytes: 65_536,
             max_response_head_bytes: 65_536,
-            max_idle_upstreams_per_worker: 128,
+            max_idle_upstreams_per_worker: 512,
             max_attempts: 3,
             connect_timeout_ms: 2_000,
             request_head_timeout_ms: 10_000,

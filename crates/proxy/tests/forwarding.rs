@@ -257,6 +257,36 @@ async fn a_client_that_half_closes_still_gets_its_answer() {
 }
 
 #[tokio::test]
+async fn a_client_that_is_gone_is_not_waited_for() {
+    let (proxy, listen, _instance) = with_instance().await;
+    for path in ["/slow/60000", "/stream/2/60000"] {
+        let mut raw = Raw::connect(listen).await;
+        raw.send(&format!("GET {path} HTTP/1.1\r\nHost: t\r\n\r\n")).await;
+        // Before an answer has begun, and within one.
+        if path.starts_with("/stream") {
+            raw.head().await;
+        }
+        eventually("it is in flight", || async {
+            proxy.client.drained(whole("r1")).await.expect("answered").in_flight == 1
+        })
+        .await;
+        rustix::net::sockopt::set_socket_linger(&raw.stream, Some(Duration::ZERO)).expect("set");
+        drop(raw);
+        eventually("nothing is in flight", || async {
+            proxy.client.drained(whole("r1")).await.expect("answered").in_flight == 0
+        })
+        .await;
+    }
+    let metrics = proxy.client.metrics().await.expect("answered");
+    assert_eq!(
+        sample(&metrics, "cdpipe_proxy_requests_total", &["code=\"client_closed\""]),
+        Some(1.0),
+        "{metrics}"
+    );
+    proxy.stop().await;
+}
+
+#[tokio::test]
 async fn an_answer_that_ends_with_its_connection_is_passed_on_so() {
     let (proxy, listen) = (Proxy::start().await, free_address());
     let instance = raw_instance(|_, mut stream| async move {
@@ -505,6 +535,43 @@ async fn bad_requests_are_refused_without_asking_anybody() {
     let all = raw.read_to_close().await.unwrap_or_default();
     let text = String::from_utf8_lossy(&all);
     assert!(text.starts_with("HTTP/1.1 400") || !text.ends_with("0\r\n\r\n"), "{text}");
+    proxy.stop().await;
+}
+
+/// Noise, cut requests and mutilated ones: none may end a worker, leave a request counted, or reach an instance as two.
+#[tokio::test]
+async fn noise_does_no_harm() {
+    use proptest::prelude::*;
+    use proptest::strategy::ValueTree;
+    let (proxy, listen, _instance) = with_instance().await;
+    let good = b"POST /echo HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+        .to_vec();
+    let noise = prop_oneof![
+        prop::collection::vec(any::<u8>(), 0..300),
+        (0..good.len(), any::<u8>()).prop_map({
+            let good = good.clone();
+            move |(at, byte)| {
+                let mut bad = good.clone();
+                bad[at] = byte;
+                bad
+            }
+        }),
+        (0..good.len()).prop_map(move |at| good[..at].to_vec()),
+    ];
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    for _ in 0..300 {
+        let bytes = noise.new_tree(&mut runner).expect("a value").current();
+        let mut raw = Raw::connect(listen).await;
+        // The proxy may have answered and closed before all of it is sent.
+        let _ = raw.stream.write_all(&bytes).await;
+        let _ = raw.stream.shutdown().await;
+        let _ = raw.read_to_close().await;
+    }
+    eventually("nothing is in flight", || async {
+        proxy.client.drained(whole("r1")).await.expect("answered").in_flight == 0
+    })
+    .await;
+    assert_eq!(releases_of(listen, 20).await.get("r1"), Some(&20));
     proxy.stop().await;
 }
 
