@@ -205,7 +205,18 @@ impl Facts {
                     Outcome::Cancelled => "is cancelled, goes back",
                     _ => "goes back",
                 };
-                let fact = self.tell(step.node, Tone::Bad, format!("{what}: {}", reason.message));
+                // What fired was told a line ago, with its values.
+                let told = step
+                    .node
+                    .and_then(|node| before.nodes.get(node.0 as usize))
+                    .and_then(|node| node.verdict.as_ref())
+                    .is_some_and(|verdict| {
+                        verdict.findings.iter().any(|finding| {
+                            finding.verdict == RuleVerdict::Breach && reason.message.contains(&finding.text)
+                        })
+                    });
+                let text = if told { what.to_owned() } else { format!("{what}: {}", reason.message) };
+                let fact = self.tell(step.node, Tone::Bad, text);
                 explain(fact, reason);
                 fact.weight = Weight::Milestone;
                 fact.topic = Topic::Failure;

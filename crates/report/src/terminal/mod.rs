@@ -12,7 +12,7 @@ use crate::summary;
 use cdpipe_model::event::Event;
 use cdpipe_model::record::Record;
 use cdpipe_model::{NodeId, Outcome};
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 use std::time::Duration;
 
 /// The shortest time between two drawings.
@@ -26,10 +26,10 @@ pub type Size = Box<dyn Fn() -> (usize, usize) + Send>;
 
 /// Draws on a terminal.
 pub struct Terminal {
-    screen: MultiProgress,
+    /// One bar whose message has all live lines: they come and go together, so nothing stale stays on the screen.
+    screen: ProgressBar,
     /// Writes below everything once the live lines are gone.
     below: Box<dyn Fn(&str) + Send>,
-    bars: Vec<ProgressBar>,
     size: Size,
     style: Style,
     state: RunState,
@@ -71,19 +71,12 @@ impl Terminal {
         size: Size,
         state: RunState,
     ) -> Self {
-        let screen = MultiProgress::with_draw_target(target);
-        screen.set_move_cursor(true);
-        Self {
-            screen,
-            below,
-            bars: Vec::new(),
-            size,
-            style,
-            state,
-            drawn_at_ms: 0,
-            drawn: Vec::new(),
-            question: None,
-        }
+        let screen = ProgressBar::with_draw_target(None, target);
+        // A template that can't be read would show indicatif's own, which is harmless.
+        screen.set_style(
+            ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()),
+        );
+        Self { screen, below, size, style, state, drawn_at_ms: 0, drawn: Vec::new(), question: None }
     }
 
     /// Where the run is.
@@ -115,25 +108,7 @@ impl Terminal {
         if texts == self.drawn {
             return;
         }
-        while self.bars.len() > texts.len() {
-            if let Some(bar) = self.bars.pop() {
-                bar.finish_and_clear();
-                self.screen.remove(&bar);
-            }
-        }
-        while self.bars.len() < texts.len() {
-            let bar = ProgressBar::new_spinner();
-            // The message alone; a template that can't be read would show indicatif's own, which is harmless.
-            bar.set_style(
-                ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()),
-            );
-            self.bars.push(self.screen.add(bar));
-        }
-        for (at, (bar, text)) in self.bars.iter().zip(&texts).enumerate() {
-            if self.drawn.get(at) != Some(text) {
-                bar.set_message(text.clone());
-            }
-        }
+        self.screen.set_message(texts.join("\n"));
         self.drawn = texts;
         self.drawn_at_ms = now_ms;
     }
@@ -144,7 +119,7 @@ impl Terminal {
         let columns = columns.saturating_sub(1).max(20);
         for line in lines {
             for part in line.wrap(columns, indent.min(columns / 2)) {
-                let _ = self.screen.println(part.render_all(self.style).trim_end());
+                self.screen.println(part.render_all(self.style).trim_end());
             }
         }
     }
@@ -204,11 +179,7 @@ impl Terminal {
 
     /// Takes the live lines off the screen.
     fn clear(&mut self) {
-        let _ = self.screen.clear();
-        for bar in self.bars.drain(..) {
-            self.screen.remove(&bar);
-            bar.finish_and_clear();
-        }
+        self.screen.finish_and_clear();
         self.drawn.clear();
     }
 }
