@@ -9,16 +9,16 @@ use crate::decide::Decide;
 use crate::state::{DeployState, Failure, WatchState, Work};
 use crate::strategy::{self, ALL_BP};
 use cdpipe_model::action::{ActionKind, Answer, Block, StepRef};
-use cdpipe_model::expr::{Expr, Subject, Symbol};
+use cdpipe_model::expr::{Subject, Symbol};
 use cdpipe_model::id::InstanceId;
 use cdpipe_model::observe::{Instance, Member, Role, RouteEntry, RouteRule, RouteTable};
 use cdpipe_model::plan::{Approval, Deploy, Mode, Plan, StepKind};
 use cdpipe_model::program::{Program, ProgramStep, Routing};
 use cdpipe_model::record::{Record, TimerId, TimerPurpose};
-use cdpipe_model::release::{Artifact, ReleaseSpec};
-use cdpipe_model::service::{Environment, Route, TrafficKind, Workload};
+use cdpipe_model::release::ReleaseSpec;
+use cdpipe_model::service::{Environment, Route, TrafficKind};
 use cdpipe_model::strategy::{OldRelease, RouteMatch, Sticky, Strategy};
-use cdpipe_model::{Fault, Outcome, Value};
+use cdpipe_model::{Fault, Outcome};
 use std::collections::BTreeMap;
 
 /// Time for things that should be quick, and whose length no setting bounds.
@@ -751,64 +751,12 @@ impl Decide<'_> {
     }
 
     fn replicas(&self, step: &StepRef, spec: &Deploy) -> Result<u32, Fault> {
-        match self.value(step, &spec.service.replicas)? {
-            Value::Int(n) => u32::try_from(n).map_err(|_| {
-                Fault::new(
-                    "bad-value",
-                    format!("replicas of {} is {n}; expected 0 or more", spec.service.name),
-                )
-            }),
-            other => Err(Fault::new(
-                "bad-value",
-                format!("replicas of {} is {other}; expected a whole number", spec.service.name),
-            )),
-        }
+        crate::release::replicas(spec, &|expr| self.value(step, expr))
     }
 
     /// The release as the plan describes it, with everything that is known by now filled in.
     fn release_spec(&self, step: &StepRef, spec: &Deploy) -> Result<ReleaseSpec, Fault> {
-        let service = &spec.service;
-        let text = |expr: &Expr| self.text(step, expr);
-        let texts = |exprs: &[Expr]| exprs.iter().map(text).collect::<Result<Vec<_>, _>>();
-        let artifact = match &service.workload {
-            Workload::Command { argv, artifact } => Artifact::Command {
-                argv: texts(argv)?,
-                path: artifact.as_ref().map(text).transpose()?,
-                digest: None,
-            },
-            Workload::Image { reference, args } => {
-                Artifact::Image { reference: text(reference)?, digest: None, args: texts(args)? }
-            }
-            Workload::Compose { file, service } => {
-                Artifact::Document { source: format!("{file}#{service}"), json: String::new() }
-            }
-            Workload::Manifest { path, workload } => Artifact::Document {
-                source: workload
-                    .as_ref()
-                    .map_or_else(|| path.clone(), |workload| format!("{path}#{workload}")),
-                json: String::new(),
-            },
-        };
-        let mut env = BTreeMap::new();
-        if let Some(environment) = environment(self.plan, spec) {
-            for (key, expr) in &environment.vars {
-                env.insert(key.clone(), self.value(step, expr)?);
-            }
-        }
-        for (key, expr) in &service.env {
-            env.insert(key.clone(), self.value(step, expr)?);
-        }
-        Ok(ReleaseSpec {
-            service: service.name.clone(),
-            platform_name: service.platform_name.clone(),
-            version: text(&service.version)?,
-            artifact,
-            port: service.port,
-            env,
-            health: service.health.clone(),
-            drain_ms: service.drain_ms,
-            extra: service.extra.clone(),
-        })
+        crate::release::release_spec(self.plan, spec, &|expr| self.value(step, expr))
     }
 
     fn baseline_requests(
