@@ -72,6 +72,13 @@ pub struct Program {
     pub params: Vec<Param>,
 }
 
+impl Program {
+    /// The trees of all files, the pipeline's own first.
+    pub fn files(&self) -> &[File] {
+        &self.files
+    }
+}
+
 /// A parameter as `--help` and completion show it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Param {

@@ -92,7 +92,8 @@ impl<'b> Declared<'b> {
                 Names::Metrics => {
                     for (metric, setting) in &block.inner.open {
                         found.metric_blocks.entry(metric).or_default().push(name);
-                        let unit = setting.ty.as_ref().and_then(|ty| plain_type(&ty.name.text));
+                        let unit =
+                            setting.ty.as_ref().and_then(|ty| plain_type(&ty.name.text)).filter(is_unit);
                         if let Some(unit) = unit {
                             found.metric_units.insert((name, metric), unit);
                         }
@@ -155,6 +156,11 @@ impl<'b> Declared<'b> {
     pub(crate) fn use_metrics(&mut self, block: &str) {
         let _ = self.take(Names::Metrics, block);
     }
+}
+
+/// Whether metrics can have this type.
+pub(crate) fn is_unit(ty: &Type) -> bool {
+    matches!(ty, Type::Percent | Type::Duration | Type::Number | Type::Int | Type::Size)
 }
 
 /// A type without arguments.

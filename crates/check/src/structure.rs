@@ -365,6 +365,10 @@ impl Reader<'_> {
         let mut head = Head::default();
         let mut at = 0;
         let whole = self.parts(stmt, spec, spec.parts, &mut at, &mut head);
+        if !whole {
+            // What was read of a head that is not understood would only lead to further messages about the same.
+            head.args.clear();
+        }
         if whole
             && head.rest.is_empty()
             && let Some(extra) = stmt.parts.get(at)
@@ -540,6 +544,12 @@ impl Reader<'_> {
                 },
                 (Part::Word(word), tree::Part::Expr(expr))
                     if as_name(expr).is_some_and(|name| name.text == *word) => {}
+                (Part::Arg(_, Kind::Ref(_)), tree::Part::Expr(expr))
+                    if as_name(expr).is_none() && !matches!(expr.kind, ExprKind::Str(_)) =>
+                {
+                    self.head_error(stmt, spec, part, *at, Some(next));
+                    return false;
+                }
                 (Part::Arg(label, kind), tree::Part::Expr(expr)) => head.args.push((*label, kind, expr)),
                 (Part::Choice(label, variants), tree::Part::Expr(expr)) => {
                     let Some(name) = as_name(expr) else {

@@ -3,7 +3,7 @@
 use super::or_blank;
 use crate::checker::Checker;
 use crate::codes::{metrics as code, names as name_code, types as type_code};
-use crate::names::plain_type;
+use crate::names::{is_unit, plain_type};
 use crate::schema::{self, Id};
 use crate::scope::Scope;
 use crate::structure::Block;
@@ -11,7 +11,7 @@ use crate::suggest::nearest;
 use crate::values::as_text;
 use cdpipe_model::expr::Subject;
 use cdpipe_model::measure::{Metric, MetricSet, MetricSource, Query};
-use cdpipe_model::value::{Type, Value};
+use cdpipe_model::value::Value;
 use cdpipe_syntax::tree::{Expr, ExprKind, StrLit};
 use cdpipe_syntax::{Diagnostic, Span};
 use std::collections::BTreeMap;
@@ -41,9 +41,7 @@ impl<'b> Checker<'b> {
         let mut metrics = BTreeMap::new();
         for (metric, setting) in &block.inner.open {
             let unit = setting.ty.as_ref().and_then(|ty| match plain_type(&ty.name.text) {
-                Some(unit @ (Type::Percent | Type::Duration | Type::Number | Type::Int | Type::Size)) => {
-                    Some(unit)
-                }
+                Some(unit) if is_unit(&unit) => Some(unit),
                 _ => {
                     let mut diag = Diagnostic::new(
                         &code::NOT_A_UNIT,

@@ -47,7 +47,7 @@ codes! {
     good "metrics one {\n  source prometheus { url = \"http://localhost:9090\" }\n  errors: percent = 'errors'\n}\nmetrics two {\n  source prometheus { url = \"http://localhost:9091\" }\n  errors: percent = 'errors'\n}\ngate calm { metric one.errors + two.errors < 1% for 10m }\nstage go { needs = [calm]; run \"make\" }\n"
 
     NO_RULES = "CD0709" Error "watch without a rule";
-    "A watch without a rule looks at nothing."
+    "A watch without a rule looks at nothing, and a deploy that seems to be watched is not."
     bad "environment here { target local }\nservice web { command = [\"./web\"] }\nstage up { deploy web to here { watch every 10s { after = 1m } } }\n"
     good "environment here { target local }\nservice web { command = [\"./web\"] }\nstage up { deploy web to here { watch every 10s { rollback when ready < 80%; after = 1m; no_data = rollback } } }\n"
 

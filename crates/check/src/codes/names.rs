@@ -61,14 +61,14 @@ codes! {
 
     DUPLICATE_NAME = "CD0212" Error "name declared twice";
     "Two things of the same kind have the same name, perhaps one of them in a file that is brought in by `use`. Stages and gates \
-     share their names, because both stand in the graph; parameters, secrets, services and metrics do, because expressions name them."
+     share their names, because both stand in the graph; parameters, secrets and services do, because expressions name them."
     bad "stage build { run \"make\" }\nstage build { run \"make again\" }\n"
     good "stage build { run \"make\" }\nstage again { run \"make again\" }\n"
 
     RESERVED_NAME = "CD0213" Error "name is taken by the language";
     "The name is one of the words that heads of statements read (`to`, `for`, `when`, …) or a built-in name (`git`, `stage`, \
      `candidate`, …). With a declaration of the same name a reader could not tell which is meant."
-    bad "param candidate: string = \"a\"\nstage build { run \"make ${candidate}\" }\n"
+    bad "param candidate: string = \"a\"\nstage build { run \"make\" }\n"
     good "param flavour: string = \"a\"\nstage build { run \"make ${flavour}\" }\n"
 
     UNKNOWN_NAME = "CD0214" Error "unknown name";
@@ -126,8 +126,8 @@ codes! {
 
     EXCLUSIVE = "CD0224" Error "only one of these";
     "These exclude each other: a service is made from one thing, a deploy has one strategy."
-    bad "environment here { target local }\nservice web { command = [\"./web\"], manifest = \"k8s/*.yaml\" }\nstage up { deploy web to here }\n"
-    good "environment here { target local }\nservice web { command = [\"./web\"] }\nstage up { deploy web to here }\n"
+    bad "environment here { target local }\nservice web { command = [\"./web\"] }\nstage up { deploy web to here { rolling { batch = 2 }; recreate } }\n"
+    good "environment here { target local }\nservice web { command = [\"./web\"] }\nstage up { deploy web to here { rolling { batch = 2 } } }\n"
 
     STRAY_TYPE = "CD0225" Error "type missing, or where none belongs";
     "Metrics say their unit after the name (`error_rate: percent = …`). Other settings have a type of their own, and take none."

@@ -33,7 +33,7 @@ codes! {
     "The pattern can't be read as a regular expression (the syntax is that of RE2: no look-around, no back-references). `matches` \
      searches anywhere in the text; `^` and `$` bind it to the ends."
     bad "param version: string matches '^v(\\d+$'\nstage build { run \"make ${version}\" }\n"
-    good "param version: string matches '^v(\\d+)$'\nstage build { run \"make ${version}\" }\n"
+    good "param version: string matches '^v(\\d+)$' = \"v1\"\nstage build { run \"make ${version}\" }\n"
 
     BAD_GLOB = "CD0407" Error "not a glob";
     "The path pattern can't be read: `*` stands for any part of a name, `**` for any folders, `[a-z]` for one character, `{a,b}` for one of \
