@@ -53,6 +53,8 @@ pub(crate) struct Checker<'b> {
     /// Numbers given to sets of overridden parameters.
     pub(crate) sets_ids: usize,
     pub(crate) defaults: crate::build::Defaults,
+    /// Diagnostics that must outlive the silent look at a service's setting.
+    pub(crate) loud: Vec<Diagnostic>,
     /// Steps of hooks that can't be taken back.
     pub(crate) irreversible_hooks: Vec<Span>,
 }
@@ -84,6 +86,7 @@ impl<'b> Checker<'b> {
             resolving: Vec::new(),
             sets_ids: 0,
             defaults: crate::build::Defaults::default(),
+            loud: Vec::new(),
             irreversible_hooks: Vec::new(),
         }
     }
@@ -142,7 +145,7 @@ impl<'b> Checker<'b> {
         }
         let step = (name.clone(), field.text.clone());
         if self.resolving.contains(&step) {
-            self.report(
+            self.loud.push(
                 Diagnostic::new(
                     &crate::codes::types::NO_VALUE,
                     span,
@@ -161,6 +164,11 @@ impl<'b> Checker<'b> {
         let inner_diags = std::mem::replace(&mut self.diags, outer_diags);
         self.seen = outer_seen;
         self.resolving.pop();
+        if self.resolving.is_empty() {
+            for diag in std::mem::take(&mut self.loud) {
+                self.report(diag);
+            }
+        }
         if scope.around == Around::None
             && inner_diags.iter().any(|diag| diag.code() == crate::codes::names::NOT_HERE.code)
         {

@@ -254,6 +254,7 @@ fn deploys(checker: &mut Checker<'_>, graph: &Graph<'_>) {
         if ordered {
             continue;
         }
+        let (first, second) = if first.1.start <= second.1.start { (first, second) } else { (second, first) };
         let (a, b) = (
             checker.names.nodes[first.0].name_text().to_owned(),
             checker.names.nodes[second.0].name_text().to_owned(),

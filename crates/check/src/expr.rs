@@ -9,6 +9,7 @@ use crate::codes::{
 use crate::schema::{self, Id, Names};
 use crate::scope::{Around, Place, Scope};
 use crate::suggest::{nearest, one_of};
+use crate::values::a_type;
 use cdpipe_model::expr::{
     DeployFact, EvalError, Expr as Lowered, Func, MeasureName, MetricRef, Op, Subject, Symbol, result_type,
 };
@@ -130,6 +131,7 @@ impl Checker<'_> {
 
     fn text(&mut self, text: &StrLit, scope: &Scope<'_>) -> Low {
         if let Some(plain) = text.plain() {
+            self.credential_in(&plain, text.span);
             return Low::value(Value::Str(plain));
         }
         let mut parts = Vec::new();
@@ -828,10 +830,10 @@ impl Checker<'_> {
                     Diagnostic::new(
                         &type_code::BAD_OPERATION,
                         span,
-                        format!("a {base_ty} can't be indexed by a {index_ty}"),
+                        format!("{} can't be indexed by {}", a_type(base_ty), a_type(index_ty)),
                     )
-                    .also(base.span, format!("a {base_ty}"))
-                    .also(index.span, format!("a {index_ty}"))
+                    .also(base.span, a_type(base_ty))
+                    .also(index.span, a_type(index_ty))
                     .help("a list is indexed by a whole number from 0, a map by a string"),
                 );
                 return Low::wrong();
@@ -865,9 +867,9 @@ impl Checker<'_> {
                                     Diagnostic::new(
                                         &type_code::MIXED,
                                         item.span,
-                                        format!("this is a {found} in a list of {first}"),
+                                        format!("this is {} in a list of {first}", a_type(&found)),
                                     )
-                                    .also(first_span, format!("a {first}"))
+                                    .also(first_span, a_type(&first))
                                     .help("the items of a list have one type"),
                                 );
                                 wrong = true;
@@ -904,12 +906,12 @@ impl Checker<'_> {
                 Diagnostic::new(
                     &type_code::BAD_OPERATION,
                     span,
-                    format!("`{word}` takes {wanted}, found a {ty}"),
+                    format!("`{word}` takes {wanted}, found {}", a_type(&ty)),
                 )
-                .also(inner.span, format!("a {ty}"))
+                .also(inner.span, a_type(&ty))
                 .help(match ty {
                     Type::Str | Type::Version => "ask whether it is empty: `x == \"\"`".to_owned(),
-                    _ => format!("`{word}` can't be applied to a {ty}"),
+                    _ => format!("`{word}` can't be applied to {}", a_type(&ty)),
                 }),
             );
             return Low::wrong();
@@ -975,10 +977,10 @@ impl Checker<'_> {
         let mut diag = Diagnostic::new(
             &type_code::BAD_OPERATION,
             at,
-            format!("a {a} and a {b} can't be {verb} by `{symbol}`"),
+            format!("{} and {} can't be {verb} by `{symbol}`", a_type(a), a_type(b)),
         )
-        .also(left.0.span, format!("a {a}"))
-        .also(right.0.span, format!("a {b}"));
+        .also(left.0.span, a_type(a))
+        .also(right.0.span, a_type(b));
         let bare = |ty: &Type| matches!(ty, Type::Int | Type::Number);
         let unit = |ty: &Type| match ty {
             Type::Percent => Some("%"),
@@ -1020,7 +1022,7 @@ impl Checker<'_> {
                 Diagnostic::new(
                     &type_code::WRONG_TYPE,
                     condition.span,
-                    format!("the condition of an `if` is `true` or `false`, found a {ty}"),
+                    format!("the condition of an `if` is `true` or `false`, found {}", a_type(ty)),
                 )
                 .help("compare it with something: `if x == \"y\" then … else …`"),
             );
@@ -1036,10 +1038,10 @@ impl Checker<'_> {
                 Diagnostic::new(
                     &type_code::MIXED,
                     then.span.to(other.span),
-                    format!("one branch is a {x}, the other a {y}"),
+                    format!("one branch is {}, the other {}", a_type(x), a_type(y)),
                 )
-                .also(then.span, format!("a {x}"))
-                .also(other.span, format!("a {y}"))
+                .also(then.span, a_type(x))
+                .also(other.span, a_type(y))
                 .help("both branches of an `if` have one type"),
             );
             return Low::wrong();

@@ -66,7 +66,7 @@ impl<'b> Declared<'b> {
                     Diagnostic::new(
                         &code::RESERVED_NAME,
                         *span,
-                        format!("`{name}` has a meaning in the language and can't name a {}", names.noun()),
+                        format!("`{name}` has a meaning in the language and can't name {}", names.a_noun()),
                     )
                     .help(format!("choose another name, for instance `my_{name}`")),
                 );

@@ -278,6 +278,10 @@ impl Reader<'_> {
             self.diags.push(diag);
             return;
         }
+        // The parser has spoken about a word that can't be a name at all.
+        if plain_reserved(key) {
+            return;
+        }
         let mut diag = Diagnostic::new(
             &code::UNKNOWN_SETTING,
             setting.key.span,
@@ -342,7 +346,17 @@ impl Reader<'_> {
         } else {
             Diagnostic::new(&code::UNKNOWN_STATEMENT, span, format!("{owner} has no statement `{word}`"))
         };
-        if let Some(foreign) = schema::foreign(word).filter(|foreign| fits_here(foreign, spec)) {
+        if word == "fail"
+            && spec.statement("rollback").is_some_and(|found| found.id == schema::Id::RollbackWhen)
+        {
+            diag = diag.help(
+                "in the watch of a deploy a rule is `rollback when …`; `fail when …` belongs to a watch that is a step of a stage",
+            );
+        } else if word == "rollback" && spec.statement("fail").is_some() {
+            diag = diag.help(
+                "in a watch that is a step a rule is `fail when …`; `rollback when …` belongs to the watch of a deploy",
+            );
+        } else if let Some(foreign) = schema::foreign(word).filter(|foreign| fits_here(foreign, spec)) {
             diag = diag.help(foreign.hint);
         } else if let Some(places) = places {
             diag = diag.help(format!("`{word}` stands in {places}"));
@@ -515,7 +529,7 @@ impl Reader<'_> {
                                 Diagnostic::new(
                                     &code::HEAD,
                                     expr.span,
-                                    format!("the name of a {} stands without quotes", names.noun()),
+                                    format!("the name of {} stands without quotes", names.a_noun()),
                                 )
                                 .help(format!("write `{} {plain}`", stmt.keyword.text))
                                 .suggestion(
@@ -593,13 +607,22 @@ impl Reader<'_> {
         let mut diag = Diagnostic::new(
             &code::UNKNOWN_CHOICE,
             name.span,
-            format!(
-                "`{}` is no {} of `{}`: expected {}",
-                name.text,
-                label.to_lowercase(),
-                stmt.keyword.text,
-                one_of(words.clone(), 10)
-            ),
+            if label == "WHAT" {
+                format!(
+                    "`{}` is not known after `{}`: expected {}",
+                    name.text,
+                    stmt.keyword.text,
+                    one_of(words.clone(), 10)
+                )
+            } else {
+                format!(
+                    "`{}` is no {} of `{}`: expected {}",
+                    name.text,
+                    label.to_lowercase(),
+                    stmt.keyword.text,
+                    one_of(words.clone(), 10)
+                )
+            },
         );
         if let Some(near) = nearest(&name.text, words) {
             diag = diag.label(format!("did you mean `{near}`?")).suggestion(
@@ -699,6 +722,10 @@ pub(crate) fn key_text(key: &tree::Key) -> (String, bool) {
 
 fn fits_here(foreign: &schema::Foreign, spec: &'static Body) -> bool {
     foreign.here.is_empty() || spec.statement(foreign.here).is_some() || spec.setting(foreign.here).is_some()
+}
+
+fn plain_reserved(word: &str) -> bool {
+    matches!(word, "and" | "or" | "not" | "in" | "matches" | "if" | "then" | "else" | "true" | "false")
 }
 
 fn places_of_statement(word: &str) -> Option<String> {

@@ -574,8 +574,8 @@ impl Checker<'_> {
                 &code::UNKNOWN_REFERENCE,
                 expr.span,
                 format!(
-                    "expected the name of a {}, found `{}`",
-                    names.noun(),
+                    "expected the name of {}, found `{}`",
+                    names.a_noun(),
                     crate::structure::shorten(&text)
                 ),
             );

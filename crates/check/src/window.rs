@@ -22,6 +22,9 @@ pub(crate) fn parse_window(text: &str) -> Result<Vec<Freeze>, (String, String)> 
             format!("put one at its end: `{text} Europe/Madrid`"),
         ));
     }
+    if words.is_empty() {
+        return Err(("the window can't be read".to_owned(), form()));
+    }
     check_zone(zone)?;
     let window = |from: u32, to: u32| Freeze {
         text: text.to_owned(),

@@ -25,12 +25,10 @@ fn files(folder: &str) -> Vec<(String, String)> {
 /// Files that the pipelines may use.
 fn load(path: &str) -> Result<String, String> {
     match path {
-        "lib.cd" => Ok(
-            "service extra { command = [\"./extra\"] }\n\
+        "lib.cd" => Ok("service extra { command = [\"./extra\"] }\n\
              strategy careful canary { step 5% for 10m; step 50% for 10m }\n\
              watch calm every 30s { rollback when ready < 80%; after = 5m; no_data = rollback }\n"
-                .to_owned(),
-        ),
+            .to_owned()),
         "bad.cd" => Ok("param x: int = 1\nservice other { comand = [\"./x\"] }\n".to_owned()),
         "round.cd" => Ok("use \"./round.cd\"\n".to_owned()),
         _ => Err("no such file".to_owned()),
@@ -125,7 +123,8 @@ fn each_safe_fix_mends_what_it_is_offered_for() {
             for diagnostic in &before {
                 let Some(after) = apply(code, diagnostic) else { continue };
                 tried += 1;
-                let same = |found: &[Diagnostic]| found.iter().filter(|d| d.code() == diagnostic.code()).count();
+                let same =
+                    |found: &[Diagnostic]| found.iter().filter(|d| d.code() == diagnostic.code()).count();
                 let left = diagnostics(&after, words);
                 assert!(
                     same(&left) < same(&before),

@@ -34,7 +34,7 @@ impl<'b> Checker<'b> {
                         Diagnostic::new(
                             &type_code::WRONG_TYPE,
                             pattern.span,
-                            format!("`matches` is for strings, and this is a {ty}"),
+                            format!("`matches` is for strings, and this is {}", crate::values::a_type(&ty)),
                         )
                         .help("use `in [ … ]` for other types"),
                     );
@@ -156,6 +156,7 @@ impl<'b> Checker<'b> {
         }
         if let Some(list) = block.within
             && let Some(Value::List(items)) = self.expr(list, &Scope::file()).known()
+            && !items.is_empty()
         {
             let known = items.iter().any(|item| {
                 let same = Lowered::Binary(

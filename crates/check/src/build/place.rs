@@ -27,6 +27,11 @@ pub(crate) fn traffic_kind(environment: &Block<'_>) -> Option<TrafficKind> {
     TrafficKind::ALL.into_iter().find(|kind| kind.as_str() == word)
 }
 
+/// Whether nothing stands in it, which is told elsewhere.
+pub(crate) fn is_empty(block: &Block<'_>) -> bool {
+    block.stmt.body.as_ref().is_none_or(|body| body.entries.is_empty())
+}
+
 /// Whether users of the pipeline expect a gate before it: said so, or by its name.
 pub(crate) fn protected_by_name(name: &str) -> bool {
     matches!(name, "production" | "prod")
@@ -38,7 +43,7 @@ impl<'b> Checker<'b> {
         let scope = Scope { around: Around::Of(name), ..Scope::file() };
         let found = self.found(block, &scope);
         let target = block.child(Id::Target);
-        if target.is_none() {
+        if target.is_none() && !is_empty(block) {
             self.report(
                 Diagnostic::new(
                     &code::MISSING_STATEMENT,

@@ -100,6 +100,7 @@ impl<'b> Checker<'b> {
         let made_of: Vec<&str> =
             ["image", "command", "compose", "manifest"].into_iter().filter(|word| found.has(word)).collect();
         match made_of.as_slice() {
+            [] if super::place::is_empty(block) => return None,
             [] => {
                 self.report(
                     Diagnostic::new(
@@ -174,7 +175,7 @@ impl<'b> Checker<'b> {
     fn mutable_tag(&mut self, block: &Block<'_>, found: &Found) {
         let Some(Value::Str(image)) = found.value("image") else { return };
         // Once inputs are there, what was a parameter is a text too; the lint is about what the file says.
-        if self.planning() || image.contains('@') {
+        if self.planning() || image.is_empty() || image.contains('@') {
             return;
         }
         let Some(span) = block.setting("image").map(|setting| setting.value.span) else { return };

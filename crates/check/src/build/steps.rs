@@ -212,7 +212,6 @@ impl<'b> Checker<'b> {
         let expr = block.arg("SCRIPT")?;
         let Some(text) = as_text(expr) else {
             if !matches!(expr.kind, ExprKind::Error) {
-                self.expr(expr, scope);
                 self.report(
                     Diagnostic::new(
                         &security::IN_SHELL_TEXT,
@@ -338,7 +337,7 @@ impl<'b> Checker<'b> {
                                 Diagnostic::new(
                                     &security::IN_SHELL_TEXT,
                                     *span,
-                                    format!("a value can't be put in {place}"),
+                                    format!("a value can't stand {place}"),
                                 )
                                 .label("this would become shell syntax")
                                 .help("give it by `env { NAME = value }` of the step, and read `$NAME` here"),
@@ -494,9 +493,6 @@ impl<'b> Checker<'b> {
                 .help("declare `secret slack_webhook`"),
             );
             return None;
-        }
-        if let Some(text) = as_text(&arg.value).and_then(StrLit::plain) {
-            self.credential_in(&text, arg.value.span);
         }
         Some((channel, or_blank(low.expr)))
     }

@@ -416,6 +416,12 @@ impl Names {
         }
     }
 
+    /// As a noun with its article.
+    pub fn a_noun(self) -> String {
+        let article = if self == Names::Environment { "an" } else { "a" };
+        format!("{article} {}", self.noun())
+    }
+
     /// The keyword that declares one.
     pub fn keyword(self) -> &'static str {
         match self {

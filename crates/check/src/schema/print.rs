@@ -79,13 +79,10 @@ fn statement_has_own_body(body: Option<BodyUse>) -> bool {
 pub fn kind_text(kind: &Kind) -> String {
     match kind {
         Kind::Bool => "`true` or `false`".to_owned(),
-        Kind::Int(min, max) => match (*min, *max) {
-            (0, 10_000 | 100) | (1, 1000 | 100 | 10_000) => format!("a whole number from {min} to {max}"),
-            (min, max) => format!("a whole number from {min} to {max}"),
-        },
+        Kind::Int(min, max) => format!("a whole number from {min} to {max}"),
         Kind::Number(min, max) => format!("a number from {min} to {max}"),
         Kind::Percent(min, max) => format!("a percentage from {min}% to {max}%"),
-        Kind::Duration(0) => "a duration such as `30s` or `1h30m`".to_owned(),
+        Kind::Duration(0 | 1) => "a duration such as `30s` or `1h30m`".to_owned(),
         #[allow(
             clippy::cast_precision_loss,
             reason = "the smallest durations of the table are a few hundred milliseconds"
@@ -106,10 +103,10 @@ pub fn kind_text(kind: &Kind) -> String {
         }
         Kind::List(item) => format!("a list, each item {}", kind_text(item)),
         Kind::Map(item) => format!("a map, each value {}", kind_text(item)),
-        Kind::Ref(names) => format!("the name of a {}", names.noun()),
+        Kind::Ref(names) => format!("the name of {}", names.a_noun()),
         Kind::Needs => "a list of stages and gates".to_owned(),
-        Kind::Condition => "a condition".to_owned(),
-        Kind::Rule => "a condition over measurements".to_owned(),
+        Kind::Condition => "a condition such as `git.branch == \"main\"`".to_owned(),
+        Kind::Rule => "a condition such as `error_rate > 1%`".to_owned(),
         Kind::Listen => "a port, or an address with one (`\"127.0.0.1:80\"`)".to_owned(),
         Kind::Argv => "a program and its arguments as a list of strings".to_owned(),
         Kind::Status => "a status code, or a list of them".to_owned(),
