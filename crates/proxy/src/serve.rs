@@ -22,6 +22,8 @@ use crate::state;
 
 /// Held locked by the one proxy of a state directory for as long as it lives.
 const LOCK_FILE: &str = "proxy.lock";
+/// How long a proxy that no longer answers may still hold its place.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 /// Holds the process id while the proxy serves.
 pub(crate) const PID_FILE: &str = "proxy.pid";
 
@@ -86,14 +88,7 @@ async fn run(options: &ServeOptions) -> Result<(), ServeError> {
         move |error| ServeError::StateDir { path, error }
     };
     make_directory(directory).map_err(at(directory))?;
-    let lock = File::create(directory.join(LOCK_FILE)).map_err(at(&directory.join(LOCK_FILE)))?;
-    match lock.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            return Err(ServeError::AlreadyRunning { path: directory.to_owned() });
-        }
-        Err(TryLockError::Error(error)) => return Err(at(&directory.join(LOCK_FILE))(error)),
-    }
+    let lock = lock(directory).await?;
     raise_file_limit();
     let table = state::load(directory)
         .map_err(|what| ServeError::State { path: directory.join(state::FILE), what })?
@@ -152,18 +147,38 @@ async fn run(options: &ServeOptions) -> Result<(), ServeError> {
             "connections are cut"
         );
     }
-    // What comes after this finds no socket and knows that there is no proxy.
-    let _ = fs::remove_file(directory.join(socket::FILE));
-    let _ = fs::remove_file(directory.join(PID_FILE));
     calls.abort();
     sweeper.abort();
     if let Some(admin) = admin {
         admin.abort();
     }
     plane.stop_workers();
+    // What comes after this finds no socket and knows that there is no proxy.
+    let _ = fs::remove_file(directory.join(socket::FILE));
+    let _ = fs::remove_file(directory.join(PID_FILE));
     tracing::info!("the proxy has stopped");
     drop(lock);
     Ok(())
+}
+
+/// Takes the place of the one proxy of this directory. One that answers has it; one that does not is just going.
+async fn lock(directory: &Path) -> Result<File, ServeError> {
+    let path = directory.join(LOCK_FILE);
+    let fail = |error| ServeError::StateDir { path: path.clone(), error };
+    let file = File::create(&path).map_err(fail)?;
+    let end = tokio::time::Instant::now() + LOCK_PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::Error(error)) => return Err(fail(error)),
+            Err(TryLockError::WouldBlock) => {
+                if socket::connect(directory).await.is_ok() || tokio::time::Instant::now() >= end {
+                    return Err(ServeError::AlreadyRunning { path: directory.to_owned() });
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    }
 }
 
 /// Makes a directory only its owner can enter; one that is there is left as it is.
