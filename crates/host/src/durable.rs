@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -134,14 +134,36 @@ pub(crate) fn remove_folder(path: &Path) -> Result<(), Fault> {
         Err(error) => return Err(io_fault("remove", path, &error)),
     }
     sync_parent(path).map_err(|error| io_fault("remove", path, &error))?;
-    std::fs::remove_dir_all(&doomed).map_err(|error| io_fault("remove", path, &error))
+    match std::fs::remove_dir_all(&doomed) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            // Folders keep the mode they were built with, and one without the write bit can't be emptied.
+            make_writable(&doomed);
+            std::fs::remove_dir_all(&doomed).map_err(|error| io_fault("remove", path, &error))
+        }
+        done => done.map_err(|error| io_fault("remove", path, &error)),
+    }
+}
+
+fn make_writable(folder: &Path) {
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        // What can't be changed shows itself when it can't be removed.
+        let _ = std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o700));
+        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
+        folders.extend(
+            entries
+                .flatten()
+                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+                .map(|entry| entry.path()),
+        );
+    }
 }
 
 /// An exclusive lock on a file, held until it is dropped or its process ends.
 #[derive(Debug)]
 pub(crate) struct FileLock {
     // Closing the file is what gives the lock back.
-    _file: File,
+    file: File,
 }
 
 impl FileLock {
@@ -152,10 +174,16 @@ impl FileLock {
     pub(crate) fn try_exclusive(path: &Path) -> io::Result<Option<Self>> {
         let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Self { _file: file })),
+            // Someone may have removed the folder since it was opened: then this locks nothing that anybody else looks at.
+            Ok(()) => Ok(is_at(&file, path).then_some(Self { file })),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(error),
         }
+    }
+
+    /// Whether this lock is still what others find at the path.
+    pub(crate) fn is_at(&self, path: &Path) -> bool {
+        is_at(&self.file, path)
     }
 
     /// Whether someone holds the lock exclusively. Takes it for a moment in shared mode, so two who ask don't see each other.
@@ -172,8 +200,15 @@ impl FileLock {
         let until = Instant::now() + deadline;
         let mut pause = Duration::from_millis(2);
         loop {
-            if let Some(lock) = Self::try_exclusive(path).map_err(|error| io_fault("lock", path, &error))? {
-                return Ok(lock);
+            match Self::try_exclusive(path) {
+                Ok(Some(lock)) => return Ok(lock),
+                Ok(None) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    if let Some(folder) = path.parent() {
+                        make_folder(folder)?;
+                    }
+                }
+                Err(error) => return Err(io_fault("lock", path, &error)),
             }
             if cancel.is_cancelled() {
                 return Err(Fault::new(
@@ -195,6 +230,14 @@ impl FileLock {
     }
 }
 
+/// Whether the path leads to this open file.
+fn is_at(file: &File, path: &Path) -> bool {
+    match (file.metadata(), std::fs::metadata(path)) {
+        (Ok(open), Ok(there)) => (open.dev(), open.ino()) == (there.dev(), there.ino()),
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -209,6 +252,32 @@ mod tests {
         assert!(FileLock::is_held(&path));
         drop(held);
         assert!(!FileLock::is_held(&path));
+    }
+
+    #[test]
+    fn a_lock_whose_file_was_removed_locks_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("lock");
+        let held = FileLock::try_exclusive(&path).expect("opens").expect("is free");
+        assert!(held.is_at(&path));
+        std::fs::remove_file(&path).expect("removes");
+        assert!(!held.is_at(&path));
+        assert!(FileLock::try_exclusive(&path).expect("opens").is_some());
+        assert!(!held.is_at(&path));
+    }
+
+    #[test]
+    fn folders_without_the_write_bit_can_be_removed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let inner = folder.path().join("a/b");
+        std::fs::create_dir_all(&inner).expect("folders");
+        for path in [&inner, &folder.path().join("a")] {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o555)).expect("mode");
+        }
+        make_writable(&folder.path().join("a"));
+        assert_eq!(std::fs::metadata(&inner).expect("is there").mode() & 0o777, 0o700);
+        remove_folder(&folder.path().join("a")).expect("is removed");
+        assert_eq!(std::fs::read_dir(folder.path()).expect("reads").count(), 0);
     }
 
     #[test]

@@ -265,6 +265,17 @@ async fn secrets_are_in_the_process_and_nowhere_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_instance_whose_folder_is_removed_does_not_go_on_unseen() {
+    let place = Place::new();
+    let spec = serve(&[]);
+    place.deploy(&spec, 2).await;
+    let all = [supervisors(place.folder.path()), instance_processes(place.folder.path())].concat();
+    assert_eq!(all.len(), 4);
+    std::fs::remove_dir_all(place.state()).expect("is removed");
+    eventually("all have ended", || !all.iter().any(|pid| runs(*pid)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_chatty_instance_does_not_fill_the_disk() {
     let place =
         Place::with_policy(cdpipe_host::Policy { log_limit_bytes: 20_000, ..support::quick_policy() });

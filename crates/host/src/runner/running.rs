@@ -5,10 +5,10 @@ use crate::mask::{MaskStream, Masker};
 use crate::process;
 use cdpipe_model::event::Stream;
 use cdpipe_model::secret::SecretValue;
-use rustix::process::{PidfdFlags, Signal, WaitId, WaitIdOptions};
+use rustix::process::{PidfdFlags, Signal};
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::process::{Child, ExitStatus};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -214,17 +214,8 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if let Some(child) = self.child.take() {
-            // The caller gave up waiting. The handle can tell whether there is anything left to end.
-            let ended = rustix::process::waitid(
-                WaitId::PidFd(self.exit.get_ref().as_fd()),
-                WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT,
-            );
-            if !matches!(ended, Ok(Some(_))) || !self.exited {
-                process::signal_group(self.pid, Signal::KILL);
-            }
-            drop(Guard(Some(child)));
-        }
+        // Not reaped: the caller has given up, and the id still belongs to this group alone.
+        drop(Guard(self.child.take()));
     }
 }
 

@@ -142,13 +142,14 @@ impl Shell {
         let mut report = Report { call, log: command.log, log_failed: false };
         let cut = loop {
             tokio::select! {
+                // First what ends it: a command that never stops writing is always ready.
                 biased;
-                turn = running.turn() => match turn {
-                    Turn::Output => report.give(running),
-                    Turn::Exited => break None,
-                },
                 () = &mut cancelled => break Some(Cut::Cancelled),
                 () = &mut deadline => break Some(Cut::TimedOut),
+                turn = running.turn() => match turn {
+                    Turn::Output => report.give_fairly(running).await,
+                    Turn::Exited => break None,
+                },
             }
         };
         if cut.is_some() {
@@ -206,10 +207,18 @@ struct Report<'a> {
 }
 
 impl Report<'_> {
-    fn give(&mut self, running: &mut Running) {
+    /// Gives lines, and then lets timers and others have their turn: a command that never stops writing is always ready.
+    async fn give_fairly(&mut self, running: &mut Running) {
+        if self.give(running) {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Whether there were any lines.
+    fn give(&mut self, running: &mut Running) -> bool {
         let lines = running.take_lines();
         if lines.is_empty() {
-            return;
+            return false;
         }
         for (stream, line) in &lines {
             self.call.sink.output(*stream, line);
@@ -222,6 +231,7 @@ impl Report<'_> {
             self.log_failed = true;
             self.call.sink.progress(&format!("output is not kept: {}", fault.message));
         }
+        true
     }
 
     /// Reads on until `done`, for at most so long.
@@ -232,7 +242,7 @@ impl Report<'_> {
         while !done(running) && Instant::now() < until {
             tokio::select! {
                 biased;
-                _ = running.turn_of_output(), if !running.is_silent() => self.give(running),
+                _ = running.turn_of_output(), if !running.is_silent() => self.give_fairly(running).await,
                 () = tokio::time::sleep(pause.min(until.saturating_duration_since(Instant::now()))) => {
                     pause = (pause * 2).min(Duration::from_millis(25));
                 }

@@ -29,6 +29,9 @@ const OUTPUT_WAIT: Duration = Duration::from_millis(500);
 /// How long an instance that fails its liveness check may take to end.
 const UNHEALTHY_DRAIN: Duration = Duration::from_secs(5);
 
+/// How often a supervisor looks whether its folder is still there.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// Rounds of killing what is left below the supervisor; a process can fork while it is being killed.
 const SWEEP_ROUNDS: u32 = 100;
 
@@ -41,7 +44,7 @@ pub(super) struct Supervisor {
     status: Status,
     log: Log,
     // Held as long as the supervisor lives: it is what says that there is one.
-    _lock: FileLock,
+    lock: FileLock,
 }
 
 /// A running process of the instance.
@@ -105,7 +108,7 @@ impl Supervisor {
             masker.learn_text(value);
         }
         let log = Log::new(state.log(), config.policy.log_limit_bytes, masker);
-        Self { state, config, secrets: handover.env, port, status, log, _lock: lock }
+        Self { state, config, secrets: handover.env, port, status, log, lock }
     }
 
     /// Writes a line of its own into the instance's log.
@@ -121,7 +124,6 @@ impl Supervisor {
         };
         loop {
             let ended = self.run_once(&reaper, &mut asked).await;
-            self.status.ready = false;
             self.status.process = None;
             if matches!(ended, Ended::Asked) {
                 self.status.phase = Phase::Stopped;
@@ -139,6 +141,7 @@ impl Supervisor {
                     self.tell();
                     return;
                 }
+                () = abandoned(&self.lock, &self.state) => return,
             }
         }
     }
@@ -165,6 +168,7 @@ impl Supervisor {
             tokio::select! {
                 status = &mut running.exit => break Ended::Exited(status.ok()),
                 _ = asked.recv() => break Ended::Asked,
+                () = abandoned(&self.lock, &self.state) => break Ended::Asked,
                 verdict = health.next() => match verdict {
                     Verdict::Ready => {
                         self.status.ready = true;
@@ -181,6 +185,9 @@ impl Supervisor {
             }
         };
         drop(health);
+        // Before anything that takes time: it must not get traffic any more.
+        self.status.ready = false;
+        self.tell();
         let lived = running.since.elapsed();
         let stable = lived >= Duration::from_millis(self.config.policy.stable_after_ms);
         match &ended {
@@ -190,7 +197,6 @@ impl Supervisor {
             }
             Ended::Unhealthy(reason) => {
                 self.note(&format!("restarted: {reason}"));
-                self.status.ready = false;
                 self.failed(reason.clone());
                 self.status.crashes = if stable { 1 } else { self.status.crashes.saturating_add(1) };
                 let exit = end(&mut running, UNHEALTHY_DRAIN).await;
@@ -198,7 +204,6 @@ impl Supervisor {
             }
             Ended::Asked => {
                 self.status.phase = Phase::Stopping;
-                self.status.ready = false;
                 self.tell();
                 let drain_ms =
                     self.state.stop_request().map_or(self.config.drain_ms, |request| request.drain_ms);
@@ -286,6 +291,15 @@ impl Supervisor {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         self.note("some processes of this instance could not be ended");
+    }
+}
+
+/// Resolves when the instance's folder was removed: nobody can find this instance any more, so it must not go on.
+async fn abandoned(lock: &FileLock, state: &InstanceState) {
+    let path = state.supervisor_lock();
+    // Looked at before each pause too, for a select that begins anew with each health report would never get to its end.
+    while lock.is_at(&path) {
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 

@@ -150,8 +150,9 @@ impl Asker {
                 Err(reason) => {
                     misses = misses.saturating_add(1);
                     let settled = succeeded || since.elapsed() >= grace;
-                    if misses >= self.check.failures.max(1) && settled {
-                        Some(State::Bad(format!("{reason} ({misses} times in a row)")))
+                    let enough = self.check.failures.max(1);
+                    if misses >= enough && settled {
+                        Some(State::Bad(format!("{reason} ({enough} times in a row)")))
                     } else if succeeded {
                         // One miss of an instance that was good says nothing yet.
                         None

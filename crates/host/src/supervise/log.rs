@@ -75,6 +75,8 @@ impl Log {
                 if count == 0 {
                     break;
                 }
+                // An instance that never stops writing must not keep the supervisor from anything else.
+                tokio::task::yield_now().await;
             }
         }))
     }
