@@ -506,7 +506,7 @@ impl Decide<'_> {
                 Some(Err(_)) => None,
                 None => self.frame_or_start(work, step.node, block),
             },
-            Some(Micro::Soak { ms }) => self.soak(deploy, step, ms, onward),
+            Some(Micro::Soak { ms }) => self.soak(deploy, step, spec, ms, onward),
             Some(Micro::Approve(approval)) => self.deploy_approval(work, deploy, step, approval, onward),
         }
     }
@@ -532,7 +532,14 @@ impl Decide<'_> {
     }
 
     /// Watched time: it is over when the time has come and a look after that found nothing wrong.
-    fn soak(&self, deploy: &DeployState, step: &StepRef, ms: u64, onward: Record) -> Option<Record> {
+    fn soak(
+        &self,
+        deploy: &DeployState,
+        step: &StepRef,
+        spec: &Deploy,
+        ms: u64,
+        onward: Record,
+    ) -> Option<Record> {
         if deploy.skip_soak || deploy.skip_all_soaks {
             return Some(onward);
         }
@@ -540,8 +547,9 @@ impl Decide<'_> {
             let timer = TimerId { node: step.node, purpose: TimerPurpose::Soak };
             return Some(Record::TimerSet { timer, due_ms: self.state.now_ms + ms });
         };
+        let every_ms = spec.watch.as_ref().map_or(0, |watch| watch.every_ms);
         let looked = deploy.watch.as_ref().is_none_or(|watch| {
-            watch.hold_since_ms.is_none() && watch.judged_at_ms.is_some_and(|at_ms| at_ms >= soak.due_ms)
+            watch.hold_since_ms.is_none() && crate::watch::looked_at_end(watch, soak.due_ms, every_ms)
         });
         (soak.due && looked).then_some(onward)
     }

@@ -31,6 +31,12 @@ fn metrics_of<'a>(exprs: impl Iterator<Item = &'a Expr>) -> BTreeSet<MetricRef> 
     wanted
 }
 
+/// Whether the end of a stretch of watched time was looked at. A look just before it counts: another one right after it would have too
+/// short a window to say anything.
+pub(crate) fn looked_at_end(state: &WatchState, due_ms: u64, every_ms: u64) -> bool {
+    state.judged_at_ms.is_some_and(|at_ms| at_ms.saturating_add(every_ms / 2) >= due_ms)
+}
+
 fn names(expr: &Expr, subject: Subject) -> bool {
     metrics_of(std::iter::once(expr)).iter().any(|metric| metric.subject == subject)
 }
@@ -68,7 +74,7 @@ impl Decide<'_> {
         let soak_due = deploy
             .cursor
             .soak
-            .is_some_and(|soak| soak.due && state.judged_at_ms.is_none_or(|at_ms| at_ms < soak.due_ms));
+            .is_some_and(|soak| soak.due && !looked_at_end(state, soak.due_ms, watch.every_ms));
         if !state.sample_due && !soak_due {
             return self.set_sample_timer(work, step, watch.every_ms);
         }
@@ -122,7 +128,7 @@ impl Decide<'_> {
         if state.sampling.is_some() {
             return None;
         }
-        let looked = state.judged_at_ms.is_some_and(|at_ms| at_ms >= until_ms);
+        let looked = looked_at_end(state, until_ms, watch.every_ms);
         if run.wait_due && looked && state.hold_since_ms.is_none() {
             return Some(self.step_finished(step, Outcome::Succeeded, None));
         }

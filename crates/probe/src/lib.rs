@@ -235,10 +235,12 @@ struct Pages {
     headers: BTreeMap<String, String>,
 }
 
-/// Readings of one round of questions: several metrics of one release share its pages.
+type OnceReading = tokio::sync::OnceCell<Result<Pair, String>>;
+
+/// Readings of one round of questions: several metrics of one release share its pages, and releases are read side by side.
 #[derive(Default)]
 struct Round {
-    read: tokio::sync::Mutex<BTreeMap<(String, bool), Result<Pair, String>>>,
+    read: Mutex<BTreeMap<(String, bool), Arc<OnceReading>>>,
 }
 
 #[derive(Clone)]
@@ -256,18 +258,19 @@ impl Round {
         two: bool,
         pages: &Pages,
     ) -> Result<Pair, String> {
-        let mut read = self.read.lock().await;
-        let entry = (key.to_owned(), two);
-        if let Some(known) = read.get(&entry) {
-            return known.clone();
-        }
-        let pair = if two {
-            Self::fresh(probes, call, key, pages).await
-        } else {
-            probes.pages(call, pages).await.map(|now| Pair { before: None, now: Arc::new(now) })
+        let cell = match self.read.lock() {
+            Ok(mut read) => Arc::clone(read.entry((key.to_owned(), two)).or_default()),
+            // Only a panic while it was held could do this; the question is then asked anew.
+            Err(_) => Arc::default(),
         };
-        read.insert(entry, pair.clone());
-        pair
+        let fresh = async {
+            if two {
+                Self::fresh(probes, call, key, pages).await
+            } else {
+                probes.pages(call, pages).await.map(|now| Pair { before: None, now: Arc::new(now) })
+            }
+        };
+        cell.get_or_init(|| fresh).await.clone()
     }
 
     async fn fresh(probes: &Probes, call: Call<'_>, key: &str, pages: &Pages) -> Result<Pair, String> {
@@ -299,17 +302,16 @@ impl Measurer for Probes {
     fn measure<'a>(&'a self, call: Call<'a>, requests: &'a [MeasureRequest]) -> BoxFuture<'a, Vec<Sample>> {
         Box::pin(async move {
             let round = Round::default();
-            let mut samples = Vec::with_capacity(requests.len());
-            let until = Instant::now() + call.deadline;
-            for request in requests {
-                let left = until.saturating_duration_since(Instant::now());
-                let sample = tokio::time::timeout(left, self.one(call, request, &round)).await;
-                samples
-                    .push(sample.unwrap_or_else(|_| {
-                        no_data(request, String::new(), "there was no time left to ask")
-                    }));
-            }
-            samples
+            let questions = requests.iter().map(|request| {
+                let asked = tokio::time::timeout(call.deadline, self.one(call, request, &round));
+                async move {
+                    asked
+                        .await
+                        .unwrap_or_else(|_| no_data(request, String::new(), "there was no answer in time"))
+                }
+            });
+            // A handful of metrics, of which those of one release share one reading.
+            futures_util::future::join_all(questions).await
         })
     }
 }
