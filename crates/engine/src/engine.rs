@@ -110,12 +110,7 @@ impl Notes {
                 self.cancel_asked.insert(*action);
             }
             Record::Returned { action, result, .. } => {
-                if !self.cancel_asked.is_empty() {
-                    self.cancel_asked.remove(action);
-                }
-                if self.locks.is_empty() {
-                    return;
-                }
+                self.cancel_asked.remove(action);
                 if let Some(keys) = self.unlocks.remove(action) {
                     for key in keys {
                         self.held.remove(&key);

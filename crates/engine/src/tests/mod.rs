@@ -5,5 +5,6 @@ mod interrupts;
 mod locks;
 mod resume;
 mod script;
+mod sweep;
 mod timers;
 mod world;
