@@ -87,7 +87,6 @@ pub struct Past {
 #[derive(Default)]
 pub(crate) struct Notes {
     locks: HashMap<ActionId, (Option<cdpipe_model::NodeId>, Vec<LockKey>, u64)>,
-    unlocks: HashMap<ActionId, Vec<LockKey>>,
     pub(crate) held: BTreeMap<LockKey, Inherited>,
     pub(crate) cancel_asked: HashSet<ActionId>,
     builtin: Builtin,
@@ -102,7 +101,10 @@ impl Notes {
                     self.locks.insert(action.id, (action.step.node, keys.clone(), *lease_ms));
                 }
                 ActionKind::Unlock { keys } => {
-                    self.unlocks.insert(action.id, keys.clone());
+                    // From here on it is being given back, and a resume does that again; it must not be taken for that.
+                    for key in keys {
+                        self.held.remove(key);
+                    }
                 }
                 _ => {}
             },
@@ -111,11 +113,7 @@ impl Notes {
             }
             Record::Returned { action, result, .. } => {
                 self.cancel_asked.remove(action);
-                if let Some(keys) = self.unlocks.remove(action) {
-                    for key in keys {
-                        self.held.remove(&key);
-                    }
-                } else if let ActionResult::Done(Answer::Locked { epoch }) = result
+                if let ActionResult::Done(Answer::Locked { epoch }) = result
                     && let Some((node, keys, lease_ms)) = self.locks.remove(action)
                 {
                     for key in keys {
@@ -211,7 +209,8 @@ impl Engine {
         let ports = Arc::new(self.ports);
         let owner =
             LockOwner { run: header.run.clone(), who: self.options.who.clone(), pid: std::process::id() };
-        let leases = Leases::new(owner, Arc::clone(&ports), self.locks, Arc::clone(&self.clock));
+        let leases =
+            Leases::new(owner, Arc::clone(&ports), self.locks, Arc::clone(&self.clock), Arc::clone(&journal));
         if last_seq > 0 {
             notes.builtin.set_resumed();
         }
@@ -226,10 +225,15 @@ impl Engine {
             ask: self.options.ask.clone(),
         });
         context.events.publish(Event::Opened(header));
-        context.leases.inherit(&notes.held).await;
         let dispatcher = Dispatcher::new(decider, last_seq + 1, journal, Arc::clone(&context), self.options);
+        let drive = async {
+            match context.leases.inherit(&notes.held).await {
+                Ok(()) => dispatcher.drive(&notes.cancel_asked).await,
+                Err(fault) => RunEnd::Stopped(fault),
+            }
+        };
         let end = tokio::select! {
-            end = dispatcher.drive(&notes.cancel_asked) => end,
+            end = drive => end,
             // Renews leases for as long as the run is driven; it never ends by itself.
             () = context.leases.keep() => RunEnd::Interrupted,
         };

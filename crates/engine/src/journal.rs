@@ -2,9 +2,11 @@
 //! memory here keeps it for simulations, which crash and resume thousands of runs a second.
 
 use crate::wake::Bell;
+use cdpipe_model::plan::LockKey;
 use cdpipe_model::ports::BoxFuture;
 use cdpipe_model::record::{Record, Signal};
 use cdpipe_model::{Fault, Outcome};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Records that become durable together or not at all.
@@ -91,6 +93,19 @@ pub trait Journal: Send + Sync {
     /// If the inbox can't be read.
     fn wait_letters(&self, after: u64) -> BoxFuture<'_, Result<Vec<Letter>, Fault>>;
 
+    /// Remembers under which epoch this run holds a lock, for the engine that takes the run over: if the lock's epoch has moved on by more
+    /// than its own taking, somebody else was there. Survives the end of this process.
+    ///
+    /// # Errors
+    /// As `append`.
+    fn note_epoch<'a>(&'a self, key: &'a LockKey, epoch: u64) -> BoxFuture<'a, Result<(), Fault>>;
+
+    /// The epochs that were noted last.
+    ///
+    /// # Errors
+    /// If they can't be read.
+    fn epochs(&self) -> Result<BTreeMap<LockKey, u64>, Fault>;
+
     /// Puts inputs into the inbox for the next engine and says where the run stands.
     ///
     /// # Errors
@@ -110,6 +125,7 @@ struct Memory {
     records: Vec<(u64, Arc<Record>)>,
     letters: Vec<Letter>,
     last_letter: u64,
+    epochs: BTreeMap<LockKey, u64>,
     status: Option<Status>,
     room: Option<u64>,
     batches: u64,
@@ -201,6 +217,15 @@ impl Journal for MemoryJournal {
                 rung.await;
             }
         })
+    }
+
+    fn note_epoch<'a>(&'a self, key: &'a LockKey, epoch: u64) -> BoxFuture<'a, Result<(), Fault>> {
+        self.state().epochs.insert(key.clone(), epoch);
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn epochs(&self) -> Result<BTreeMap<LockKey, u64>, Fault> {
+        Ok(self.state().epochs.clone())
     }
 
     fn park(&self, inputs: Vec<Record>, status: Status) -> BoxFuture<'_, Result<(), Fault>> {

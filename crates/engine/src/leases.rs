@@ -3,6 +3,7 @@
 //! Invariant: a stage whose lock was lost changes nothing on its target any more; what it has under way is asked to stop.
 
 use crate::clock::Clock;
+use crate::journal::Journal;
 use crate::locks::NamedLocks;
 use crate::ports::Ports;
 use crate::wake::{Bell, CancelFlag};
@@ -26,6 +27,7 @@ pub(crate) struct Leases {
     ports: Arc<Ports>,
     named: Arc<dyn NamedLocks>,
     clock: Arc<dyn Clock>,
+    journal: Arc<dyn Journal>,
     state: Mutex<State>,
     bell: Bell,
 }
@@ -61,8 +63,9 @@ impl Leases {
         ports: Arc<Ports>,
         named: Arc<dyn NamedLocks>,
         clock: Arc<dyn Clock>,
+        journal: Arc<dyn Journal>,
     ) -> Self {
-        Self { owner, ports, named, clock, state: Mutex::default(), bell: Bell::default() }
+        Self { owner, ports, named, clock, journal, state: Mutex::default(), bell: Bell::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -152,7 +155,16 @@ impl Leases {
             return Ok((epoch, false));
         }
         let line = line_of(key);
-        let taken = self.stand_in_line(key, &line, lease_ms, call, give_up_ms).await;
+        let taken = match self.stand_in_line(key, &line, lease_ms, call, give_up_ms).await {
+            Ok(epoch) => match self.journal.note_epoch(key, epoch).await {
+                Ok(()) => Ok(epoch),
+                Err(fault) => {
+                    self.give_back(key, call).await?;
+                    Err(fault)
+                }
+            },
+            Err(fault) => Err(fault),
+        };
         self.named.leave(&line, &self.owner).await;
         let mut state = self.state();
         match taken {
@@ -258,21 +270,16 @@ impl Leases {
         }
     }
 
-    /// Gives these back as far as this stage holds them.
+    /// Gives these back, unless another stage of this run holds them. That this one holds them is not known after a crash in the middle
+    /// of giving back; giving back twice is giving back once.
     pub(crate) async fn release(&self, keys: &[LockKey], call: Call<'_>) -> Result<(), Fault> {
         let mut answer = Ok(());
         let node = call.step.node;
         for key in keys {
-            if self.state().held.get(key).is_none_or(|held| held.node != node) {
+            if self.state().held.get(key).is_some_and(|held| held.node != node) {
                 continue;
             }
-            let given = match key {
-                LockKey::Named(name) => self.named.release(name, &self.owner).await,
-                LockKey::Service { environment, .. } => match self.ports.targets.get(environment) {
-                    Some(target) => target.unlock(call, key, &self.owner).await,
-                    None => Err(no_target(environment)),
-                },
-            };
+            let given = self.give_back(key, call).await;
             // Whatever came of it, we no longer renew it, so it ends with its lease at the latest.
             self.state().held.remove(key);
             self.bell.ring();
@@ -282,28 +289,48 @@ impl Leases {
         answer
     }
 
+    async fn give_back(&self, key: &LockKey, call: Call<'_>) -> Result<(), Fault> {
+        match key {
+            LockKey::Named(name) => self.named.release(name, &self.owner).await,
+            LockKey::Service { environment, .. } => match self.ports.targets.get(environment) {
+                Some(target) => target.unlock(call, key, &self.owner).await,
+                None => Err(no_target(environment)),
+            },
+        }
+    }
+
     /// Takes back what the run held when its engine died.
-    pub(crate) async fn inherit(&self, inherited: &BTreeMap<LockKey, Inherited>) {
+    ///
+    /// # Errors
+    /// If the journal can't be read or written.
+    pub(crate) async fn inherit(&self, inherited: &BTreeMap<LockKey, Inherited>) -> Result<(), Fault> {
+        if inherited.is_empty() {
+            return Ok(());
+        }
+        let noted = self.journal.epochs()?;
         for (key, was) in inherited {
-            let step = StepRef { node: was.node, block: Block::Main, index: 0 };
             let renewed_at_ms = self.clock.now_ms();
-            let epoch = match self.renew(key, was.lease_ms, &step).await {
-                Ok(epoch) if epoch > was.epoch + 1 => {
-                    self.lose(key, was.node, "another run has held it since");
+            let before = noted.get(key).copied().unwrap_or(was.epoch);
+            let epoch = match self.renew(key, was.node, was.lease_ms).await {
+                // One more than ours: it had ended, and nobody but us has taken it since.
+                Ok(epoch) if epoch <= before + 1 => epoch,
+                Ok(_) => {
+                    self.lose(key, was.node, "another run has held it since").await;
                     continue;
                 }
-                Ok(epoch) => epoch,
                 Err(fault) if fault.kind == "locked" => {
-                    self.lose(key, was.node, &fault.message);
+                    self.lose(key, was.node, &fault.message).await;
                     continue;
                 }
                 // Renewed again soon; it is lost when that fails for the length of the lease.
-                Err(_unreachable) => was.epoch,
+                Err(_unreachable) => before,
             };
+            self.journal.note_epoch(key, epoch).await?;
             let held = Held { node: was.node, epoch: Some(epoch), lease_ms: was.lease_ms, renewed_at_ms };
             self.state().held.insert(key.clone(), held);
         }
         self.bell.ring();
+        Ok(())
     }
 
     /// Renews what is held, for ever.
@@ -336,65 +363,85 @@ impl Leases {
             .collect();
         for (key, node, epoch, lease_ms) in held {
             let began_ms = self.clock.now_ms();
-            let step = StepRef { node, block: Block::Main, index: 0 };
-            let renewed = self.renew(&key, lease_ms, &step).await;
-            let mut state = self.state();
-            let Some(held) = state.held.get_mut(&key).filter(|held| held.epoch == Some(epoch)) else {
-                // Given back meanwhile.
-                continue;
-            };
-            let why = match renewed {
-                // One more than ours means that it had ended and nobody but us took it since: a machine that slept.
-                Ok(new) if new <= epoch + 1 => {
-                    held.epoch = Some(new);
-                    held.renewed_at_ms = began_ms;
+            let renewed = self.renew(&key, node, lease_ms).await;
+            // One more than ours: it had ended, and nobody but us has taken it since; a machine that slept.
+            let kept = renewed.as_ref().ok().filter(|new| **new <= epoch + 1).copied();
+            if let Some(new) = kept.filter(|new| *new != epoch)
+                && let Err(fault) = self.journal.note_epoch(&key, new).await
+            {
+                // A journal that refuses stops the run at its next record.
+                tracing::warn!(%fault, "the epoch of a lock was not noted");
+            }
+            let silent_ms = {
+                let mut state = self.state();
+                let Some(held) = state.held.get_mut(&key).filter(|held| held.epoch == Some(epoch)) else {
+                    // Given back meanwhile.
                     continue;
+                };
+                if kept.is_some() {
+                    (held.epoch, held.renewed_at_ms) = (kept, began_ms);
                 }
-                Ok(_) => "another run has held it meanwhile".to_owned(),
-                Err(fault) if fault.kind == "locked" => fault.message,
-                Err(fault) => {
-                    let silent_ms = self.clock.now_ms().saturating_sub(held.renewed_at_ms);
-                    if silent_ms < lease_ms {
-                        continue;
-                    }
-                    format!("it could not be renewed: {}", fault.message)
-                }
+                self.clock.now_ms().saturating_sub(held.renewed_at_ms)
             };
-            drop(state);
-            self.lose(&key, node, &why);
+            match renewed {
+                Ok(_) if kept.is_some() => {}
+                Ok(_) => self.lose(&key, node, "another run has held it meanwhile").await,
+                Err(fault) if fault.kind == "locked" => self.lose(&key, node, &fault.message).await,
+                Err(fault) if silent_ms >= lease_ms => {
+                    self.lose(&key, node, &format!("it could not be renewed: {}", fault.message)).await;
+                }
+                Err(_unreachable) => {}
+            }
         }
     }
 
-    async fn renew(&self, key: &LockKey, lease_ms: u64, step: &StepRef) -> Result<u64, Fault> {
+    async fn renew(&self, key: &LockKey, node: Option<NodeId>, lease_ms: u64) -> Result<u64, Fault> {
+        let within_ms = CALL_MS.min(lease_ms);
+        self.aside(node, within_ms, async |call| self.take(key, lease_ms, call).await).await
+    }
+
+    /// A call that belongs to no action.
+    async fn aside<T>(
+        &self,
+        node: Option<NodeId>,
+        within_ms: u64,
+        body: impl AsyncFnOnce(Call<'_>) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
         let effect = EffectId(format!("{}/lock", self.owner.run));
+        let step = StepRef { node, block: Block::Main, index: 0 };
         let cancel = CancelFlag::default();
         let call = Call {
             effect: &effect,
-            step,
-            deadline: Duration::from_millis(CALL_MS.min(lease_ms)),
+            step: &step,
+            deadline: Duration::from_millis(within_ms),
             sink: &Nowhere,
             cancel: &cancel,
             secrets: &*self.ports.secrets,
             epoch: 0,
         };
         tokio::select! {
-            answer = self.take(key, lease_ms, call) => answer,
-            () = self.clock.sleep(CALL_MS.min(lease_ms)) => {
-                Err(Fault::new("timed-out", format!("lock {} was not renewed in time", name_of(key))).transient())
+            answer = body(call) => answer,
+            () = self.clock.sleep(within_ms) => {
+                Err(Fault::new("timed-out", "the target did not answer about a lock in time").transient())
             }
         }
     }
 
-    fn lose(&self, key: &LockKey, node: Option<NodeId>, why: &str) {
+    async fn lose(&self, key: &LockKey, node: Option<NodeId>, why: &str) {
         let fault = Fault::new("lock-lost", format!("lock {} was lost: {why}", name_of(key)))
             .help("nothing more is changed there by this run; see who holds it with `cdpipe runs`");
         tracing::warn!(%fault, "a lock was lost");
-        let mut state = self.state();
-        state.held.remove(key);
-        state.lost.insert(node, fault);
-        state.news.push(node);
-        drop(state);
+        {
+            let mut state = self.state();
+            state.held.remove(key);
+            state.lost.insert(node, fault);
+            state.news.push(node);
+        }
         self.bell.ring();
+        // Asking for it may have made it ours again, and a stage that may no longer act must not keep it from others.
+        if let Err(fault) = self.aside(node, CALL_MS, async |call| self.give_back(key, call).await).await {
+            tracing::warn!(%fault, "a lock that was lost was not given back; it ends with its lease");
+        }
     }
 }
 

@@ -250,7 +250,7 @@ async fn a_newer_a_foreign_and_a_damaged_database_are_told_and_left_alone() {
     let newer = Store::open(dir.path()).err().unwrap();
     assert_eq!(newer.kind(), "state-newer");
     assert!(newer.to_string().contains("version 99"), "{newer}");
-    raw.pragma_update(None, "user_version", 1).unwrap();
+    raw.pragma_update(None, "user_version", 2).unwrap();
     raw.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
     drop(raw);
 
@@ -393,4 +393,25 @@ async fn a_long_journal_is_decoded_on_many_threads_and_read_in_order() {
     let told = store.read(&RunId::from("r1"), 0, |seq, _, _| last = seq).unwrap_err();
     assert!(matches!(told, StoreError::Unreadable { seq: 40_001, .. }), "{told:?}");
     assert_eq!(last, 40_000, "what comes before is whole");
+}
+
+#[tokio::test]
+async fn a_database_of_an_older_version_is_brought_up_and_keeps_its_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let store = Store::open(dir.path()).unwrap();
+        let journal = store.begin(&header("r1")).unwrap();
+        append(&journal, 1, 3, false).await.unwrap();
+        journal.release().await.unwrap();
+    }
+    let raw = rusqlite::Connection::open(dir.path().join("cdpipe.db")).unwrap();
+    raw.execute_batch("DROP TABLE epochs; PRAGMA user_version = 1").unwrap();
+    drop(raw);
+    let store = Store::open(dir.path()).unwrap();
+    assert_eq!(read_all(&store, "r1").len(), 3);
+    let journal = store.take(&RunId::from("r1")).unwrap();
+    let key = cdpipe_model::plan::LockKey::Named("db".into());
+    journal.note_epoch(&key, 7).await.unwrap();
+    journal.note_epoch(&key, 8).await.unwrap();
+    assert_eq!(journal.epochs().unwrap().into_iter().collect::<Vec<_>>(), [(key, 8)]);
 }

@@ -6,10 +6,12 @@ use super::schema::SEQ_BITS;
 use super::writer::{Job, Work, Writer, set_status};
 use super::{Store, retention};
 use crate::journal::{Batch, Journal, Letter, Status};
+use cdpipe_model::plan::LockKey;
 use cdpipe_model::ports::BoxFuture;
 use cdpipe_model::record::{JOURNAL_VERSION, Record, RunHeader};
 use cdpipe_model::{Fault, RunId};
 use rusqlite::{Connection, OptionalExtension, params};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -310,6 +312,26 @@ impl Journal for RunJournal {
                 tokio::time::sleep(Duration::from_millis(INBOX_EVERY_MS)).await;
             }
         })
+    }
+
+    fn note_epoch<'a>(&'a self, key: &'a LockKey, epoch: u64) -> BoxFuture<'a, Result<(), Fault>> {
+        Box::pin(async move {
+            let key = serde_json::to_string(key).map_err(|error| self.unreadable(0, error))?;
+            Ok(self.ask(false, Work::NoteEpoch { key, epoch }).await?)
+        })
+    }
+
+    fn epochs(&self) -> Result<BTreeMap<LockKey, u64>, Fault> {
+        let conn = self.store.conn();
+        let read = || -> Result<Vec<(String, u64)>, rusqlite::Error> {
+            conn.prepare_cached("SELECT key, epoch FROM epochs WHERE run = ?1")?
+                .query_map([self.run_no], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect()
+        };
+        let rows = read().map_err(|error| self.store.fault(&error))?;
+        let decoded = rows.into_iter().map(|(key, epoch)| Ok((serde_json::from_str(&key)?, epoch)));
+        let epochs: Result<_, serde_json::Error> = decoded.collect();
+        Ok(epochs.map_err(|error| self.unreadable(0, error))?)
     }
 
     fn park(&self, inputs: Vec<Record>, status: Status) -> BoxFuture<'_, Result<(), Fault>> {

@@ -18,8 +18,8 @@ use rusqlite::{Connection, OpenFlags};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Version of the tables; `PRAGMA user_version`. A newer one is refused, an older one would be migrated here.
-pub(super) const SCHEMA_VERSION: i64 = 1;
+/// Version of the tables; `PRAGMA user_version`. A newer one is refused, an older one is brought up to it.
+pub(super) const SCHEMA_VERSION: i64 = TABLES.len() as i64;
 
 /// `PRAGMA application_id`, "cdpi": tells our file from any other SQLite database.
 const APPLICATION_ID: i64 = 0x6364_7069;
@@ -35,7 +35,9 @@ const CHECKPOINT_PAGES: i64 = 4_000;
 /// one range of one b-tree, and appending touches its right edge only.
 pub(super) const SEQ_BITS: u32 = 40;
 
-const TABLES: &str = "
+/// What brings the tables from each version to the next one, from an empty file on. Only ever added to.
+const TABLES: [&str; 2] = [
+    "
 CREATE TABLE runs (
     no            INTEGER PRIMARY KEY AUTOINCREMENT,
     id            TEXT NOT NULL UNIQUE,
@@ -87,7 +89,16 @@ CREATE TABLE lock_queue (
     seen_ms INTEGER NOT NULL,
     UNIQUE (name, run)
 );
-";
+",
+    "
+CREATE TABLE epochs (
+    run   INTEGER NOT NULL,
+    key   TEXT NOT NULL,
+    epoch INTEGER NOT NULL,
+    PRIMARY KEY (run, key)
+) WITHOUT ROWID;
+",
+];
 
 /// Opens the database, making it if `create` says so and it is not there.
 pub(super) fn open(path: &Path, create: bool) -> Result<Connection, StoreError> {
@@ -101,10 +112,10 @@ pub(super) fn open(path: &Path, create: bool) -> Result<Connection, StoreError> 
     // Look before touching anything: a file of a newer cdpipe, or of somebody else, stays as it is. In one transaction, or another
     // process could make the tables between two of the looks.
     let look = conn.unchecked_transaction().map_err(|error| StoreError::sqlite(path, &error))?;
-    let ready = is_ready(&conn, path)?;
+    let version = version(&conn, path)?;
     look.finish().map_err(|error| StoreError::sqlite(path, &error))?;
-    if !ready {
-        make(&conn, path)?;
+    if version < SCHEMA_VERSION {
+        make(&conn, path, version)?;
     }
     settle(&conn).map_err(|error| StoreError::sqlite(path, &error))?;
     Ok(conn)
@@ -115,8 +126,8 @@ pub(super) fn reopen(path: &Path) -> Result<Connection, StoreError> {
     open(path, false)
 }
 
-/// Whether the tables are there; `false` for an empty file. Inside a transaction of the caller.
-fn is_ready(conn: &Connection, path: &Path) -> Result<bool, StoreError> {
+/// Version of the tables; 0 for an empty file. Inside a transaction of the caller.
+fn version(conn: &Connection, path: &Path) -> Result<i64, StoreError> {
     let number = |pragma: &str| -> Result<i64, StoreError> {
         conn.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get(0))
             .map_err(|error| StoreError::sqlite(path, &error))
@@ -127,7 +138,7 @@ fn is_ready(conn: &Connection, path: &Path) -> Result<bool, StoreError> {
         let tables: i64 = conn
             .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
             .map_err(|error| StoreError::sqlite(path, &error))?;
-        return if tables == 0 { Ok(false) } else { Err(StoreError::NotOurs { path: path.to_owned() }) };
+        return if tables == 0 { Ok(0) } else { Err(StoreError::NotOurs { path: path.to_owned() }) };
     }
     if application != APPLICATION_ID {
         return Err(StoreError::NotOurs { path: path.to_owned() });
@@ -135,39 +146,43 @@ fn is_ready(conn: &Connection, path: &Path) -> Result<bool, StoreError> {
     if version > SCHEMA_VERSION {
         return Err(StoreError::Newer { path: path.to_owned(), found: version, supported: SCHEMA_VERSION });
     }
-    Ok(true)
+    Ok(version)
 }
 
-fn make(conn: &Connection, path: &Path) -> Result<(), StoreError> {
+fn make(conn: &Connection, path: &Path, found: i64) -> Result<(), StoreError> {
     let fault = |error: rusqlite::Error| StoreError::sqlite(path, &error);
-    // Both must come before the first table. Going to WAL needs the file for itself for a moment and does not wait for it, so
-    // of two processes that start at once one tries again.
-    let give_up = Instant::now() + Duration::from_millis(BUSY_TIMEOUT_MS);
-    loop {
-        match conn.execute_batch("PRAGMA auto_vacuum=INCREMENTAL; PRAGMA journal_mode=WAL;") {
-            Ok(()) => break,
-            Err(error) if is_busy(&error) && Instant::now() < give_up => {
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            Err(error) => return Err(fault(error)),
-        }
+    if found == 0 {
+        prepare_empty(conn).map_err(fault)?;
     }
     conn.execute_batch("BEGIN IMMEDIATE").map_err(fault)?;
-    let made = match is_ready(conn, path) {
-        Ok(true) => Ok(()),
-        Ok(false) => conn
-            .execute_batch(TABLES)
+    let made = version(conn, path).and_then(|found| {
+        let missing = TABLES.iter().skip(usize::try_from(found).unwrap_or(0));
+        let mut work = missing.map(|tables| conn.execute_batch(tables));
+        work.try_for_each(|done| done)
             .and_then(|()| conn.pragma_update(None, "application_id", APPLICATION_ID))
             .and_then(|()| conn.pragma_update(None, "user_version", SCHEMA_VERSION))
-            .map_err(fault),
-        Err(error) => Err(error),
-    };
+            .map_err(fault)
+    });
     match made {
         Ok(()) => conn.execute_batch("COMMIT").map_err(fault),
         Err(error) => {
             // The file stays as it was; what matters to the user is the first error.
             let _ = conn.execute_batch("ROLLBACK");
             Err(error)
+        }
+    }
+}
+
+/// Both must come before the first table. Going to WAL needs the file for itself for a moment and does not wait for it, so of two
+/// processes that start at once one tries again.
+fn prepare_empty(conn: &Connection) -> Result<(), rusqlite::Error> {
+    let give_up = Instant::now() + Duration::from_millis(BUSY_TIMEOUT_MS);
+    loop {
+        match conn.execute_batch("PRAGMA auto_vacuum=INCREMENTAL; PRAGMA journal_mode=WAL;") {
+            Err(error) if is_busy(&error) && Instant::now() < give_up => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            done => return done,
         }
     }
 }

@@ -34,6 +34,8 @@ pub(super) enum Work {
     },
     /// Inputs for the inbox, each encoded, and where the run stands.
     Park { letters: Vec<String>, status: Status },
+    /// Under which epoch the run holds a lock.
+    NoteEpoch { key: String, epoch: u64 },
     /// The engine lets go of the run.
     Release,
     /// The engine has taken the run; only the heartbeat must know.
@@ -180,6 +182,10 @@ impl Thread {
                 }
                 set_status(conn, job.run_no, status)?;
             }
+            Work::NoteEpoch { key, epoch } => {
+                conn.prepare_cached("INSERT OR REPLACE INTO epochs (run, key, epoch) VALUES (?1, ?2, ?3)")?
+                    .execute(params![job.run_no, key, epoch])?;
+            }
             Work::Release => {
                 conn.prepare_cached("DELETE FROM owners WHERE run = ?1")?.execute([job.run_no])?;
             }
@@ -218,5 +224,8 @@ pub(super) fn set_status(conn: &Connection, run_no: i64, status: &Status) -> Res
         "UPDATE runs SET status = ?2, outcome = ?3, ended_at_ms = ?4, waiting = ?5 WHERE no = ?1",
     )?
     .execute(params![run_no, status.as_str(), outcome, ended_at_ms, waiting])?;
+    if matches!(status, Status::Finished { .. } | Status::Abandoned) {
+        conn.prepare_cached("DELETE FROM epochs WHERE run = ?1")?.execute([run_no])?;
+    }
     Ok(())
 }
