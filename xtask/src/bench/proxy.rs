@@ -104,7 +104,7 @@ fn start_ours(setup: &Setup, daemon: &Daemon, upstream: u16) -> Result<u16, Stri
     let state = daemon.dir.join("state");
     let command = |_| {
         let mut command = Command::new(&setup.cdpipe);
-        command.arg("proxy").arg("--state-dir").arg(&state).env("CDPIPE_STATE", setup.dir.join("state"));
+        command.args(["proxy", "serve", "--state"]).arg(&state).env("CDPIPE_STATE", setup.dir.join("state"));
         Ok(command)
     };
     let ready = |port: u16| {
