@@ -122,7 +122,8 @@ pub(crate) fn make_folder(path: &Path) -> Result<(), Fault> {
         .map_err(|error| io_fault("make the folder", path, &error))
 }
 
-/// Removes a folder with all that is in it, in such a way that nobody sees half of it. That it is not there is fine.
+/// Removes a folder with all that is in it, in such a way that nobody sees half of it. That it is not there is fine. Not synced: if a
+/// power cut brings it back, what is written down says that it should go.
 ///
 /// # Errors
 /// A fault that names the path.
@@ -133,7 +134,6 @@ pub(crate) fn remove_folder(path: &Path) -> Result<(), Fault> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(io_fault("remove", path, &error)),
     }
-    sync_parent(path).map_err(|error| io_fault("remove", path, &error))?;
     match std::fs::remove_dir_all(&doomed) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             // Folders keep the mode they were built with, and one without the write bit can't be emptied.

@@ -133,6 +133,46 @@ async fn a_killed_supervisor_takes_its_instance_along_and_is_replaced() {
     assert!(!runs(daemon().expect("a pid")), "what it had left was ended first");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_a_power_cut_has_damaged_are_written_anew() {
+    let place = Place::new();
+    let spec = serve(&[]);
+    place.deploy(&spec, 2).await;
+    for number in [1, 2] {
+        let (supervisor, process) = (place.supervisor_pid(&spec, number), place.process_pid(&spec, number));
+        kill(supervisor, "KILL");
+        eventually("it is dead", || !runs(supervisor) && !runs(process));
+        for file in ["instance.json", "status.json"] {
+            std::fs::write(place.instance_folder(&spec, number).join(file), "\0\0\0").expect("writes");
+        }
+    }
+    assert_eq!(place.instances().await, []);
+    assert_eq!(place.deploy(&spec, 2).await.len(), 2);
+    place.local.stop(place.context.call(), &spec, &[], Some(OldRelease::Remove), 0).await.expect("stops");
+    assert_eq!(supervisors(place.folder.path()), NONE);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_binary_that_is_no_supervisor_is_told() {
+    let place = Place::new();
+    let local = cdpipe_host::Local::new(
+        cdpipe_host::LocalConfig {
+            state: place.state(),
+            environment: "test".into(),
+            base: place.folder.path().to_owned(),
+            supervisor: "/bin/true".into(),
+            policy: support::quick_policy(),
+            hidden_env: Vec::new(),
+        },
+        cdpipe_host::Masker::default(),
+    );
+    let fault =
+        local.ensure(place.context.call(), &serve(&[]), 2, &BTreeMap::new()).await.expect_err("fails");
+    assert_eq!(fault.message, "the supervisor of an instance could not begin: it ended without a word");
+    assert_eq!(place.instances().await, []);
+    place.deploy(&serve(&[]), 2).await;
+}
+
 fn serve_with_daemon(place: &Place) -> ReleaseSpec {
     let ready = place.folder.path().join("daemon");
     ReleaseSpec {

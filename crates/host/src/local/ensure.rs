@@ -3,7 +3,8 @@
 //! All of it happens under the service's lock, and each step leaves something that the next call can go on from: the copied artifact
 //! appears whole, a release counts as there once its record is, an instance is there as long as its supervisor holds its lock.
 
-use super::{Local, blocking, instances, supervisor_args};
+use super::start::start;
+use super::{Local, blocking, instances};
 use crate::artifact::{Manifest, Place, copy};
 use crate::durable::{io_fault, make_folder};
 use crate::process;
@@ -11,19 +12,14 @@ use crate::resolve;
 use crate::state::{
     FORMAT, InstanceConfig, InstanceState, Launch, ReleaseRecord, ReleaseState, ServiceState,
 };
-use crate::supervise::{Handover, STARTED, TAKEN, machine_environment};
+use crate::supervise::Handover;
 use cdpipe_model::observe::Instance;
 use cdpipe_model::ports::Call;
 use cdpipe_model::release::{Artifact, ReleaseSpec};
 use cdpipe_model::{Fault, InstanceId, Value};
 use rustix::process::Signal;
 use std::collections::BTreeMap;
-use std::process::Stdio;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-
-/// How long a new supervisor may take to say that it has begun. It reads a file and binds a port; the rest is a busy machine.
-const START_WAIT: Duration = Duration::from_secs(20);
 
 /// More instances of one release than this on one machine are a mistake.
 const INSTANCES_LIMIT: u32 = 1_000;
@@ -62,7 +58,7 @@ impl Local {
                 // A stop that was cut short. It goes by itself, and does not count.
                 continue;
             }
-            let same = instance.config()?.is_some_and(|config| config.extra_env == *extra_env);
+            let same = instance.config().is_some_and(|config| config.extra_env == *extra_env);
             match (instance.is_alive(), same) {
                 (true, true) => alive.push(instance),
                 (true, false) => others += 1,
@@ -128,9 +124,6 @@ impl Local {
         };
         if returns {
             self.ensure_files(&release, spec)?;
-        }
-        if release.record()?.is_none() {
-            release.write(&record)?;
         }
         Ok((release, record))
     }
@@ -245,11 +238,7 @@ impl Local {
             env: record.spec.env.clone(),
         };
         let id = record.spec.id();
-        let mut started = Vec::new();
-        for (at, instance) in missing.iter().enumerate() {
-            if call.cancel.is_cancelled() {
-                return Err(Fault::new("cancelled", "cancelled before all instances were started"));
-            }
+        for instance in missing {
             let config = InstanceConfig {
                 format: FORMAT,
                 id: InstanceId(format!("{}-{id}-{}", record.spec.service, instance.number())),
@@ -269,72 +258,8 @@ impl Local {
             }
             make_folder(instance.folder())?;
             instance.write_config(&config)?;
-            started.push(self.start(instance, handover).await?);
-            if missing.len() > 1 {
-                call.sink.progress(&format!("{} of {} started", at + 1, missing.len()));
-            }
         }
-        Ok(())
-    }
-
-    /// Starts one supervisor and waits until it says that it has begun.
-    async fn start(&self, instance: &InstanceState, handover: &[u8]) -> Result<(), Fault> {
-        let binary = &self.config.supervisor;
-        let complaints = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(instance.supervisor_log())
-            .map_err(|error| io_fault("open", &instance.supervisor_log(), &error))?;
-        let folder = std::path::absolute(instance.folder())
-            .map_err(|error| io_fault("find", instance.folder(), &error))?;
-        let mut child = tokio::process::Command::new(binary)
-            .args(supervisor_args(&folder))
-            .env_clear()
-            .envs(machine_environment())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(complaints)
-            .spawn()
-            .map_err(|error| io_fault("start the supervisor", binary, &error))?;
-        let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
-        let talk = async {
-            let mut said = Vec::new();
-            if let Some(mut stdin) = stdin {
-                // A supervisor that can't begin may close its end first; what it says on stdout is the better message.
-                let _ = stdin.write_all(handover).await;
-            }
-            if let Some(stdout) = stdout {
-                stdout.take(4096).read_to_end(&mut said).await?;
-            }
-            Ok::<_, std::io::Error>(String::from_utf8_lossy(&said).trim().to_owned())
-        };
-        let said = match tokio::time::timeout(START_WAIT, talk).await {
-            Ok(Ok(said)) => said,
-            Ok(Err(error)) => return Err(io_fault("hear from the supervisor", binary, &error)),
-            Err(_) => {
-                let _ = child.start_kill();
-                return Err(Fault::new(
-                    "supervisor-failed",
-                    format!("the supervisor of {} said nothing for 20s", instance.folder().display()),
-                )
-                .transient());
-            }
-        };
-        // `taken`: a cdpipe that was killed has started it a moment ago. That is what was asked for.
-        if said == STARTED || said == TAKEN {
-            return Ok(());
-        }
-        let reason = if said.is_empty() { "it ended without a word".to_owned() } else { said };
-        Err(Fault::new(
-            "supervisor-failed",
-            format!("the supervisor of an instance could not begin: {reason}"),
-        )
-        .details(crate::supervise::log::last_lines(&instance.supervisor_log(), 20))
-        .help(format!(
-            "{} must be a cdpipe that knows `{}`",
-            binary.display(),
-            crate::supervise::SUPERVISE
-        )))
+        start(&self.config.supervisor, missing, handover, call).await
     }
 }
 

@@ -29,11 +29,11 @@ impl Local {
         };
         let (release, _) = self.release(spec)?.ok_or_else(gone)?;
         for state in release.instances()? {
-            let Some(config) = state.config()? else { continue };
+            let Some(config) = state.config() else { continue };
             if config.id != instance.id {
                 continue;
             }
-            let Some(status) = state.status()?.filter(|_| state.is_alive()) else { return Err(gone()) };
+            let Some(status) = state.status().filter(|_| state.is_alive()) else { return Err(gone()) };
             let place = InstanceState::at(
                 &std::path::absolute(state.folder())
                     .map_err(|error| crate::durable::io_fault("find", state.folder(), &error))?,

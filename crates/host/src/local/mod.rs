@@ -6,6 +6,7 @@
 mod ensure;
 mod exec;
 mod ready;
+mod start;
 mod stop;
 
 use crate::artifact::{Manifest, Place};
@@ -24,7 +25,6 @@ use cdpipe_model::strategy::OldRelease;
 use cdpipe_model::{EnvName, Fault, ServiceName, Value};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -191,8 +191,8 @@ impl Local {
 fn instances(release: &ReleaseState) -> Result<Vec<Instance>, Fault> {
     let mut found = Vec::new();
     for instance in release.instances()? {
-        if let Some(seen) = instance.observe()? {
-            let is_canary = instance.config()?.is_some_and(|config| !config.extra_env.is_empty());
+        if let Some(seen) = instance.observe() {
+            let is_canary = instance.config().is_some_and(|config| !config.extra_env.is_empty());
             found.push((is_canary, instance.number(), seen));
         }
     }
@@ -279,7 +279,7 @@ impl Target for Local {
         Box::pin(async move {
             for (release, _) in self.state.service(service)?.releases()? {
                 for candidate in release.instances()? {
-                    if candidate.config()?.is_some_and(|config| config.id == instance.id) {
+                    if candidate.config().is_some_and(|config| config.id == instance.id) {
                         return Ok(last_lines(&candidate.log(), lines));
                     }
                 }
@@ -321,9 +321,4 @@ impl Local {
             shell: self.shell.clone(),
         }
     }
-}
-
-/// Arguments with which a supervisor is started.
-fn supervisor_args(folder: &std::path::Path) -> [OsString; 3] {
-    [crate::supervise::SUPERVISE.into(), "--dir".into(), folder.as_os_str().to_owned()]
 }

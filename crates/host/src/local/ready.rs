@@ -92,8 +92,8 @@ impl Local {
             .into_iter()
             .map(|state| {
                 Ok(Seen {
-                    instance: state.observe()?,
-                    status: state.status()?,
+                    instance: state.observe(),
+                    status: state.status(),
                     log: state.log(),
                     number: state.number(),
                 })

@@ -40,7 +40,7 @@ impl Local {
         let mut ending = Vec::new();
         let mut staying = 0_u32;
         for instance in release.instances()? {
-            let id = instance.config()?.map(|config| config.id);
+            let id = instance.config().map(|config| config.id);
             if chosen.is_empty() || chosen.iter().any(|chosen| Some(&chosen.id) == id.as_ref()) {
                 ending.push(instance);
             } else if instance.is_alive() && !instance.is_ending() {
@@ -108,7 +108,7 @@ impl Local {
             if Instant::now() >= until {
                 // The supervisor hangs: without it the kernel ends the instance.
                 for instance in left {
-                    if let Some(status) = instance.status()? {
+                    if let Some(status) = instance.status() {
                         let _ = status.supervisor.signal(Signal::KILL);
                     }
                 }
@@ -125,7 +125,7 @@ impl Local {
                 )
                 .help("see what its processes are doing, and stop again"));
             }
-            if !instance.status()?.is_some_and(|status| status.phase == Phase::Stopped) {
+            if !instance.status().is_some_and(|status| status.phase == Phase::Stopped) {
                 // Its supervisor did not get to clear up behind it.
                 clear_strays(instance).await;
             }
@@ -161,7 +161,7 @@ fn ask_to_end(instance: &InstanceState, drain_ms: u64) -> Result<(), Fault> {
         return Ok(());
     }
     instance.write_stop_request(StopRequest { drain_ms })?;
-    let supervisor: Option<ProcessRef> = instance.status()?.map(|status| status.supervisor);
+    let supervisor: Option<ProcessRef> = instance.status().map(|status| status.supervisor);
     match supervisor {
         Some(supervisor) => supervisor.signal(Signal::TERM).map(|_| ()).map_err(|error| {
             Fault::new(

@@ -156,19 +156,21 @@ impl InstanceState {
         FileLock::is_held(&self.supervisor_lock())
     }
 
-    pub(crate) fn config(&self) -> Result<Option<InstanceConfig>, Fault> {
-        read_json(&self.folder.join("instance.json"))
+    /// What its supervisor was told. Neither this nor the status is synced, for after a power cut no instance runs and both are written
+    /// anew; so one that can't be read then is as good as none.
+    pub(crate) fn config(&self) -> Option<InstanceConfig> {
+        read_json(&self.folder.join("instance.json")).ok().flatten()
     }
 
     pub(crate) fn write_config(&self, config: &InstanceConfig) -> Result<(), Fault> {
-        write_json(&self.folder.join("instance.json"), config, Durability::Synced)
+        write_json(&self.folder.join("instance.json"), config, Durability::Atomic)
     }
 
-    pub(crate) fn status(&self) -> Result<Option<Status>, Fault> {
-        read_json(&self.folder.join("status.json"))
+    pub(crate) fn status(&self) -> Option<Status> {
+        read_json(&self.folder.join("status.json")).ok().flatten()
     }
 
-    /// Not synced: after a power cut nothing of it is true anyway.
+    /// What the supervisor says, for whoever looks.
     pub(crate) fn write_status(&self, status: &Status) -> Result<(), Fault> {
         write_json(&self.folder.join("status.json"), status, Durability::Atomic)
     }
@@ -189,7 +191,7 @@ impl InstanceState {
     /// Whether it was asked to end, so that it does not count any more: whoever asked may be gone before it has ended.
     pub(crate) fn is_ending(&self) -> bool {
         self.stop_request().is_some()
-            || matches!(self.status(), Ok(Some(status)) if matches!(status.phase, Phase::Stopping | Phase::Stopped))
+            || self.status().is_some_and(|status| matches!(status.phase, Phase::Stopping | Phase::Stopped))
     }
 
     /// The environment entry by which processes of this instance are known, whoever their parent is by now.
@@ -198,23 +200,20 @@ impl InstanceState {
     }
 
     /// The instance as the engine knows it; `None` if nothing runs here, or only to its end.
-    ///
-    /// # Errors
-    /// `state-unreadable`.
-    pub(crate) fn observe(&self) -> Result<Option<Instance>, Fault> {
+    pub(crate) fn observe(&self) -> Option<Instance> {
         if !self.is_alive() || self.is_ending() {
-            return Ok(None);
+            return None;
         }
-        let (Some(config), Some(status)) = (self.config()?, self.status()?) else { return Ok(None) };
+        let (config, status) = (self.config()?, self.status()?);
         if !status.supervisor.is_alive() {
             // A new supervisor has the lock and has not spoken yet; this is what the former one said.
-            return Ok(None);
+            return None;
         }
-        Ok(Some(Instance {
+        Some(Instance {
             id: config.id,
             address: Some(format!("127.0.0.1:{}", status.port)),
             ready: status.ready,
             restarts: status.restarts,
-        }))
+        })
     }
 }

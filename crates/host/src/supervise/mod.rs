@@ -117,7 +117,7 @@ fn begin(folder: &Path) -> Result<child::Supervisor, String> {
     let handover = read_handover()?;
     let lock = take_lock(&state.supervisor_lock())?;
     let me = ProcessRef::current().ok_or("/proc is not there: the supervisor needs it")?;
-    let config = state.config().map_err(|fault| fault.message)?.ok_or("instance.json is not there")?;
+    let config = state.config().ok_or("instance.json is not there")?;
     if config.format > FORMAT {
         return Err("instance.json was written by a newer cdpipe".to_owned());
     }
@@ -126,7 +126,7 @@ fn begin(folder: &Path) -> Result<child::Supervisor, String> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(|error| format!("cannot become the reaper of the instance's processes: {error}"))?;
     state.clear_stop_request();
-    let former = state.status().ok().flatten();
+    let former = state.status();
     let port = port::Port::choose(former.as_ref().map(|status| status.port))
         .map_err(|error| format!("no free port on 127.0.0.1: {error}"))?;
     let status = Status {
