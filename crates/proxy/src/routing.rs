@@ -457,8 +457,9 @@ mod tests {
         let at_rest = [AtomicBool::new(false), AtomicBool::new(true)];
         let routing = Routing::new(WORKERS, tables[0].clone());
         const SWAPS: usize = 300;
-        // A loaded machine may take its time; it may not hang.
-        let end = Instant::now() + Duration::from_secs(30);
+        // Long enough to meet the race if there is one; a loaded machine may take longer, and may not hang.
+        let (enough, end) =
+            (Instant::now() + Duration::from_millis(2_000), Instant::now() + Duration::from_secs(30));
         let (mut swaps, picks, done) = (0usize, AtomicUsize::new(0), AtomicBool::new(false));
         std::thread::scope(|scope| {
             for worker in 0..WORKERS {
@@ -479,7 +480,7 @@ mod tests {
                     }
                 });
             }
-            while swaps < SWAPS && Instant::now() < end {
+            while (swaps < SWAPS || Instant::now() < enough) && Instant::now() < end {
                 swaps += 1;
                 let (new, old) = (swaps % 2, (swaps + 1) % 2);
                 at_rest[new].store(false, Ordering::SeqCst);
@@ -496,7 +497,7 @@ mod tests {
             }
             done.store(true, Ordering::Relaxed);
         });
-        assert_eq!(swaps, SWAPS, "{picks:?} picks");
+        assert!(swaps >= SWAPS, "{swaps} swaps, {picks:?} picks");
         assert!(picks.load(Ordering::Relaxed) > SWAPS);
         assert!(counted.iter().all(|m| m.in_flight() == 0));
     }
