@@ -41,7 +41,7 @@ impl<'t> Reader<'t, '_> {
         let mut closed = true;
         let mut before: Option<Before> = None;
         while let Some(pair) = self.next(&mut pairs) {
-            let (start, end) = range(&pair);
+            let (start, end) = self.trimmed(&pair);
             let mut now = Before { end, value: None, bodiless: false };
             match pair.as_rule() {
                 Rule::entry => {
@@ -88,6 +88,12 @@ impl<'t> Reader<'t, '_> {
         closed
     }
 
+    /// The range of an entry without the blanks behind it, which the grammar takes so as to look for them only once.
+    fn trimmed(&self, pair: &Pair<'t, Rule>) -> (usize, usize) {
+        let (start, end) = range(pair);
+        (start, start + self.slice(start, end).trim_end_matches([' ', '\t', '\r']).len())
+    }
+
     /// `{ … }`, as the body of a statement or as a map.
     pub(super) fn body(&mut self, pair: Pair<'t, Rule>) -> Body {
         let (start, end) = range(&pair);
@@ -110,7 +116,7 @@ impl<'t> Reader<'t, '_> {
 
     /// One entry that begins with a name or a string.
     fn entry(&mut self, pair: Pair<'t, Rule>, now: &mut Before) -> Entry {
-        let (start, end) = range(&pair);
+        let (start, end) = self.trimmed(&pair);
         let mut pairs = pair.into_inner();
         let mut idents = Vec::with_capacity(1);
         let mut key_end = start;
@@ -692,7 +698,7 @@ impl<'t> Reader<'t, '_> {
 
     /// A line that begins with neither a name nor a string.
     fn junk_entry(&mut self, pair: Pair<'t, Rule>) {
-        let (start, end) = range(&pair);
+        let (start, end) = self.trimmed(&pair);
         let mut pairs = pair.into_inner();
         let Some(first) = self.next(&mut pairs) else { return };
         let (_, to) = range(&first);
