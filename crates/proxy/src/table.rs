@@ -1,7 +1,7 @@
 //! The routing table as it is put over the control socket and kept in the state file: the model's route tables, each with the
 //! fence of whoever wrote it, and what makes one fit to be served.
 //!
-//! What a table means for one request is in [`crate::routing`].
+//! What a table means for one request is in `routing`.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
