@@ -155,14 +155,24 @@ async fn close(address: SocketAddr, accepting: Accepting) {
     tracing::info!(%address, "no longer listening");
 }
 
-/// Binds what the table needs and nobody has bound yet; all or none.
+/// Binds what the table needs and nobody has bound yet; all or none. An address that only closed routes are on may stay
+/// unbound: to close a route is how a deploy goes back that could not have its port, and that must not fail for the
+/// same reason.
 fn bind_new(kept: &Kept, table: &ProxyTable) -> Result<Vec<Listener>, (SocketAddr, io::Error)> {
-    table
-        .listen_addresses()
-        .into_iter()
-        .filter(|address| !kept.accepting.contains_key(address))
-        .map(|address| Listener::bind(address).map_err(|error| (address, error)))
-        .collect()
+    let mut bound = Vec::new();
+    for address in table.listen_addresses() {
+        if kept.accepting.contains_key(&address) {
+            continue;
+        }
+        match Listener::bind(address) {
+            Ok(listener) => bound.push(listener),
+            Err(error) if table.is_closed(address) => {
+                tracing::warn!(%address, %error, "not listening for a closed route");
+            }
+            Err(error) => return Err((address, error)),
+        }
+    }
+    Ok(bound)
 }
 
 fn bind_refusal(address: SocketAddr, error: &io::Error) -> Refusal {

@@ -118,6 +118,12 @@ impl ProxyTable {
             .collect()
     }
 
+    /// Whether no route on this address has a release behind it.
+    pub fn is_closed(&self, address: SocketAddr) -> bool {
+        let mut here = self.routes.iter().filter(|r| listen_address(&r.table.route) == Ok(address));
+        here.all(|r| r.table.entries.is_empty())
+    }
+
     /// The entry of a route. A route is the same when service, listen address, host and path are.
     pub fn find(&self, route: &Route) -> Option<&FencedRoute> {
         self.routes.iter().find(|other| same_route(&other.table.route, route))

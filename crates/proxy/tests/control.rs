@@ -148,6 +148,22 @@ async fn a_port_in_use_leaves_the_old_table_in_force_and_binds_nothing() {
 }
 
 #[tokio::test]
+async fn a_route_can_be_closed_whose_port_another_program_has() {
+    let (proxy, instance) = (Proxy::start().await, Instance::start("r1").await);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    let listen = taken.local_addr().expect("bound");
+    let open = any(only(listen, "r1", &[instance.address]));
+    let refusal = refused(proxy.client.put(open.clone(), Vec::new(), 1, "test").await);
+    assert_eq!(refusal.code, RefusalCode::PortInUse);
+    // How a deploy that was refused goes back.
+    proxy.put(RouteTable::closed(route(listen)), 1).await;
+    drop(taken);
+    proxy.client.put(open, Vec::new(), 1, "test").await.expect("the port is free now");
+    assert_eq!(Raw::connect(listen).await.get("/").await.header("x-cdpipe-release"), Some("r1"));
+    proxy.stop().await;
+}
+
+#[tokio::test]
 async fn two_proxies_never_share_a_port() {
     let (one, two, listen) = (Proxy::start().await, Proxy::start().await, free_address());
     let instance = Instance::start("r1").await;
