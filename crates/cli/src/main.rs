@@ -22,6 +22,7 @@ mod preview;
 mod render;
 mod saved;
 mod state;
+mod targets;
 mod times;
 mod ui;
 mod wiring;

@@ -195,7 +195,14 @@ pub(crate) fn user() -> String {
     ["USER", "LOGNAME"]
         .iter()
         .find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
-        .unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()))
+        .or_else(|| {
+            // Without the variables (a service, a container), as the system's list has it.
+            let uid = rustix::process::getuid().as_raw().to_string();
+            let list = std::fs::read_to_string("/etc/passwd").ok()?;
+            let line = list.lines().find(|line| line.split(':').nth(2) == Some(uid.as_str()))?;
+            line.split(':').next().map(str::to_owned)
+        })
+        .unwrap_or_else(|| format!("uid-{}", rustix::process::getuid().as_raw()))
 }
 
 /// Who types and where: `user@host`.

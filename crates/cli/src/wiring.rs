@@ -24,8 +24,6 @@ pub(crate) struct Wiring {
     pub ports: Ports,
     /// The local targets again, for what only they can do.
     pub locals: BTreeMap<EnvName, Arc<Local>>,
-    /// Keeps secrets out of what is shown.
-    pub masker: Masker,
 }
 
 /// Wires the plan of the pipeline at `file` to this machine. Starts nothing.
@@ -85,7 +83,7 @@ pub(crate) fn wire(plan: &Plan, file: &Path, state: &Path) -> Result<Wiring, Fai
         messenger: Arc::new(Integrations::new(base)),
         secrets: Arc::new(secrets),
     };
-    Ok(Wiring { ports, locals, masker })
+    Ok(Wiring { ports, locals })
 }
 
 fn cannot(environment: &EnvName, what: &str, kind: &str, instead: &str) -> Failure {

@@ -25,6 +25,7 @@ pub fn release_spec(plan: &Plan, spec: &Deploy, eval: &Eval<'_>) -> Result<Relea
     };
     let texts = |exprs: &[Expr]| exprs.iter().map(text).collect::<Result<Vec<_>, _>>();
     let artifact = match &service.workload {
+        Workload::Kept(kept) => return Ok((**kept).clone()),
         Workload::Command { argv, artifact } => Artifact::Command {
             argv: texts(argv)?,
             path: artifact.as_ref().map(text).transpose()?,

@@ -70,6 +70,9 @@ pub enum Workload {
         /// `Deployment/web`, where more than one workload is in them.
         workload: Option<String>,
     },
+    /// A release that was deployed before and that the target has kept: what `cdpipe rollback` goes back to. All that makes a
+    /// release is taken from it, not from the rest of the service.
+    Kept(Box<crate::release::ReleaseSpec>),
 }
 
 /// One health check.

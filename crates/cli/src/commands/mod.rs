@@ -2,6 +2,8 @@
 
 mod check;
 mod completions;
+mod doctor;
+mod down;
 mod explain;
 mod fmt;
 mod graph;
@@ -9,10 +11,12 @@ mod logs;
 mod plan;
 mod proxy;
 mod resume;
+mod rollback;
 mod run;
 mod runs;
 mod signal;
 mod status;
+mod unlock;
 
 use crate::failure::Failure;
 use crate::ui::Ui;
@@ -54,6 +58,14 @@ pub(crate) enum Command {
     Retry(signal::Retry),
     /// Stop a run and undo what is under way.
     Cancel(signal::Cancel),
+    /// Bring a release back that was deployed before.
+    Rollback(rollback::Args),
+    /// Stop what a pipeline deployed on this machine.
+    Down(down::Args),
+    /// Show who holds which lock, and open one whose owner is gone.
+    Unlock(unlock::Args),
+    /// Look whether this machine has what runs need.
+    Doctor(doctor::Args),
     /// Explain an error code or a word of the language.
     Explain(explain::Args),
     /// Look at the built-in reverse proxy, or run it by hand.
@@ -81,6 +93,10 @@ impl Command {
             Command::Promote(args) => signal::promote(args, ui),
             Command::Retry(args) => signal::retry(args, ui),
             Command::Cancel(args) => signal::cancel(args, ui),
+            Command::Rollback(args) => rollback::run(args, ui),
+            Command::Down(args) => down::run(args, ui),
+            Command::Unlock(args) => unlock::run(args, ui),
+            Command::Doctor(args) => doctor::run(args, ui),
             Command::Explain(args) => explain::run(args, ui),
             Command::Proxy(args) => proxy::run(args, ui),
             Command::Completions(args) => completions::run(args, ui),

@@ -58,7 +58,8 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> Ended {
     Ok(if failed { 2 } else { 0 })
 }
 
-fn text(plan: &Plan, previews: &[Preview], look: Look) -> String {
+/// The plan for people.
+pub(crate) fn text(plan: &Plan, previews: &[Preview], look: Look) -> String {
     let mut text = String::new();
     let mode = match plan.mode {
         Mode::Delivery => "delivery: approvals need a person",

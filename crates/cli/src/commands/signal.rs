@@ -1,6 +1,7 @@
 //! `cdpipe approve | reject | pause | promote | retry | cancel`: what a person asks of a run that is under way.
 
 use crate::commands::Ended;
+use crate::drive::{self, ShowArgs};
 use crate::failure::{self, Failure};
 use crate::history;
 use crate::state::{self, Meant};
@@ -79,6 +80,8 @@ pub(crate) struct Cancel {
     /// Why.
     #[arg(long, value_name = "TEXT", default_value = "")]
     reason: String,
+    #[command(flatten)]
+    show: ShowArgs,
 }
 
 /// Gives an approval.
@@ -154,7 +157,14 @@ pub(crate) fn retry(args: &Retry, ui: &Ui) -> Ended {
 pub(crate) fn cancel(args: &Cancel, ui: &Ui) -> Ended {
     let asked = Asked::of(&args.target)?;
     let signal = Signal::Cancel { by: asked.by.clone(), reason: args.reason.clone() };
-    asked.send(signal, "cancelled: what is under way is undone", None, ui)
+    let run = &asked.meant.run.run;
+    if asked.store.send(run, signal)? {
+        ui.print(&format!("run {run} is cancelled by {}: what is under way is undone\n", asked.by));
+        return Ok(0);
+    }
+    // Nobody drives it: what it has begun is undone from here.
+    drive::resume(&asked.store, run, &args.show, ui)?;
+    Ok(0)
 }
 
 struct Asked {

@@ -144,6 +144,17 @@ impl Local {
     }
 
     fn resolve_now(&self, spec: &ReleaseSpec) -> Result<ReleaseSpec, Fault> {
+        if matches!(&spec.artifact, Artifact::Command { digest: Some(_), .. }) {
+            // It was made concrete before: a release to go back to. What it was made from may have changed since.
+            return match self.release(spec)? {
+                Some(_) => Ok(spec.clone()),
+                None => Err(Fault::new(
+                    "release-gone",
+                    format!("release {} of {} is not kept here any more", spec.id(), spec.service),
+                )
+                .help("deploy that version again with `cdpipe run`; `retain` says how many releases are kept")),
+            };
+        }
         let (place, argv) = self.place(spec, None)?;
         let Some(name) = argv.first() else {
             return Err(Fault::new("program-missing", format!("the command of {} is empty", spec.service)));
