@@ -155,6 +155,9 @@ impl Facts {
                 let service = &program.candidate.service;
                 let text = match (&program.stable, program.steps.is_empty()) {
                     (_, true) => format!("{to} serves already: unchanged"),
+                    (Some(stable), false) if stable.id() == program.candidate_id() => {
+                        format!("{service} in {environment}: {to} serves already, and is made whole")
+                    }
                     (Some(stable), false) => {
                         format!("{service} in {environment}: {} -> {to}", words::release(stable))
                     }
@@ -411,6 +414,9 @@ impl Facts {
             fact.topic = topic;
             if finding.verdict != RuleVerdict::Pending {
                 fact.weight = Weight::Milestone;
+            }
+            // A finding that has its values and its queries in its text says all there is to say.
+            if finding.verdict != RuleVerdict::Pending && !finding.text.contains(" asked ") {
                 fact.details.extend(
                     samples
                         .iter()

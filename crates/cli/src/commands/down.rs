@@ -141,10 +141,10 @@ async fn stop(
     let result = async {
         let router = wiring.ports.routers.get(&deploy.environment);
         if let (Some(router), Some(route)) = (router, &deploy.service.route)
-            && router.observe(call, route).await?.is_some()
+            && let Some(seen) = router.observe(call, route).await?
         {
             let closed = RouteTable::closed(route.clone());
-            router.apply(call, &closed, None).await?;
+            router.apply(call, &closed, Some(&seen)).await?;
             router.await_routed(call, &closed).await?;
             let drain = Duration::from_millis(deploy.service.drain_ms);
             let waits = cdpipe_model::ports::Call { deadline: STEP_WITHIN + drain, ..call };

@@ -17,7 +17,7 @@ pub(crate) struct Args {
 /// Every code there is, by number.
 pub(crate) fn all_codes() -> Vec<&'static CodeInfo> {
     let mut codes = failure::codes().to_vec();
-    codes.extend(cdpipe_syntax::codes());
+    codes.extend(cdpipe_check::codes());
     codes.sort_by_key(|info| info.code);
     codes.dedup_by_key(|info| info.code);
     codes
@@ -36,11 +36,15 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> Ended {
         ui.print(&page(info, ui.out));
         return Ok(0);
     }
+    if let Some(page) = cdpipe_check::explain(word) {
+        ui.print(&wrap_markdown(&page, ui.out.width.min(100)));
+        return Ok(0);
+    }
     let failure = Failure::new(&failure::UNKNOWN_WORD, format!("nothing is known of `{word}`"));
     let near = all_codes().into_iter().map(|info| info.code).filter(|code| distance(code, word) <= 1).take(3);
     let near: Vec<String> = near.map(|code| format!("`{code}`")).collect();
     Err(if near.is_empty() {
-        failure.help("`cdpipe explain` without a word lists all codes")
+        failure.help("`cdpipe explain` without a word lists all codes; a word may be `deploy`, `canary`, `watch.every`, `max`, `candidate.url`")
     } else {
         failure.help(format!("did you mean {}?", near.join(" or ")))
     })
@@ -63,49 +67,54 @@ fn page(info: &CodeInfo, look: Look) -> String {
     text
 }
 
-/// Markdown paragraphs wrapped to a width; fenced blocks, lists and tables stay as they are.
+/// Markdown paragraphs and list items wrapped to a width; fenced blocks, headings and tables stay as they are.
 pub(crate) fn wrap_markdown(markdown: &str, width: usize) -> String {
     let mut text = String::new();
-    let mut paragraph: Vec<&str> = Vec::new();
+    let mut paragraph = String::new();
     let mut fenced = false;
-    let flush = |paragraph: &mut Vec<&str>, text: &mut String| {
-        let mut column = 0;
-        for word in paragraph.drain(..) {
-            let length = word.chars().count();
-            if column > 0 && column + 1 + length > width {
-                text.push('\n');
-                column = 0;
-            }
-            if column > 0 {
-                text.push(' ');
-                column += 1;
-            }
-            text.push_str(word);
-            column += length;
-        }
-        if column > 0 {
-            text.push('\n');
-        }
-    };
     for line in markdown.trim_matches('\n').lines() {
-        let fence = line.trim_start().starts_with("```");
-        if fence {
-            flush(&mut paragraph, &mut text);
+        if line.trim_start().starts_with("```") {
+            wrap(&std::mem::take(&mut paragraph), "", width, &mut text);
             fenced = !fenced;
         } else if fenced {
             text.push_str(format!("    {line}").trim_end());
             text.push('\n');
         } else if line.trim().is_empty() {
-            flush(&mut paragraph, &mut text);
+            wrap(&std::mem::take(&mut paragraph), "", width, &mut text);
             text.push('\n');
-        } else if line.starts_with(['-', '*', '|', '#', ' ']) {
-            flush(&mut paragraph, &mut text);
+        } else if line.starts_with("- ") {
+            wrap(&std::mem::take(&mut paragraph), "", width, &mut text);
+            wrap(line, "  ", width, &mut text);
+        } else if line.starts_with(['|', '#', ' ']) {
+            wrap(&std::mem::take(&mut paragraph), "", width, &mut text);
             text.push_str(line);
             text.push('\n');
         } else {
-            paragraph.extend(line.split_whitespace());
+            paragraph.push_str(line);
+            paragraph.push(' ');
         }
     }
-    flush(&mut paragraph, &mut text);
+    wrap(&paragraph, "", width, &mut text);
     text
+}
+
+/// Words as lines of at most this width; lines after the first begin with `indent`.
+fn wrap(words: &str, indent: &str, width: usize, text: &mut String) {
+    let mut column = 0;
+    for word in words.split_whitespace() {
+        let length = word.chars().count();
+        if column > 0 && column + 1 + length > width {
+            text.push('\n');
+            text.push_str(indent);
+            column = indent.len();
+        } else if column > 0 {
+            text.push(' ');
+            column += 1;
+        }
+        text.push_str(word);
+        column += length;
+    }
+    if column > 0 {
+        text.push('\n');
+    }
 }

@@ -218,7 +218,8 @@ fn plan_of(before: &Plan, deploy: &Deploy, release: ReleaseSpec, seen: &Observat
         kind: NodeKind::Stage(Box::new(stage)),
         at: SourcePos::default(),
     };
-    let mut plan = Plan { nodes: vec![node], hooks: Vec::new(), hash: String::new(), ..before.clone() };
+    let name = format!("{}: rollback", before.name.trim_end_matches(": rollback"));
+    let mut plan = Plan { name, nodes: vec![node], hooks: Vec::new(), hash: String::new(), ..before.clone() };
     plan.hash = digest(serde_json::to_string(&plan).unwrap_or_default().as_bytes());
     plan
 }
