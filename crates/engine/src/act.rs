@@ -103,10 +103,11 @@ pub(crate) async fn act(
     start: Start,
     cancel: &CancelFlag,
 ) -> ActionResult {
-    if needs_lock(&action.kind)
-        && let Some(fault) = context.leases.lost(action.step.node)
-    {
-        return ActionResult::Failed(fault);
+    if needs_lock(&action.kind) {
+        context.leases.renew_overdue(action.step.node).await;
+        if let Some(fault) = context.leases.lost(action.step.node) {
+            return ActionResult::Failed(fault);
+        }
     }
     if cancel.is_cancelled() && start == Start::Fresh {
         // Cancelled before it began: by the run that died, or in the same batch.

@@ -354,6 +354,20 @@ impl Leases {
         }
     }
 
+    /// Renews first if a lease of this stage is over by the clock: after a machine slept or a process was stopped, the next effect would
+    /// else be begun before the renewal has found out who holds the lock by now.
+    pub(crate) async fn renew_overdue(&self, node: Option<NodeId>) {
+        let now_ms = self.clock.now_ms();
+        let overdue = self.state().held.values().any(|held| {
+            held.node == node
+                && held.epoch.is_some()
+                && now_ms.saturating_sub(held.renewed_at_ms) >= held.lease_ms
+        });
+        if overdue {
+            self.renew_all().await;
+        }
+    }
+
     async fn renew_all(&self) {
         let held: Vec<(LockKey, Option<NodeId>, u64, u64)> = self
             .state()

@@ -216,3 +216,18 @@ async fn a_cancelled_wait_for_a_lock_leaves_nothing_behind() {
     assert_eq!(harness.results(), [(1, ActionResult::Cancelled)]);
     assert_eq!(harness.locks.holder("db"), None);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_was_stopped_past_its_lease_asks_before_it_acts_again() {
+    let harness = Harness::new();
+    let actions = vec![lock(1, vec![key()]), run(2, "stopped 40000"), ensure(3, "web")];
+    harness.drive(in_turn(actions)).await;
+    let (_, ActionResult::Failed(fault)) = &harness.results()[2] else { panic!() };
+    assert_eq!(fault.kind, "lock-lost");
+    assert_eq!(harness.world.done(), ["lock epoch 1", "stopped 40000 [r1/2]"]);
+    // A lease that is not over needs no asking.
+    let harness = Harness::new();
+    let actions = vec![lock(1, vec![key()]), run(2, "stopped 5000"), ensure(3, "web")];
+    harness.drive(in_turn(actions)).await;
+    assert_eq!(harness.world.done().last().unwrap(), "ensure 2 of web epoch 1");
+}

@@ -17,20 +17,21 @@ use cdpipe_model::secret::SecretValue;
 use cdpipe_model::strategy::OldRelease;
 use cdpipe_model::{ActionId, EnvName, Fault, RunId, ServiceName, Value};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// Tokio's paused time, from `EPOCH_MS`.
-pub(super) struct TokioClock(pub(super) Instant);
+/// Tokio's paused time, from `EPOCH_MS`, and so many milliseconds that it jumped.
+pub(super) struct TokioClock(pub(super) Instant, pub(super) Arc<AtomicU64>);
 
 /// Where the tests' time begins.
 pub(super) const EPOCH_MS: u64 = 1_000_000;
 
 impl Clock for TokioClock {
     fn now_ms(&self) -> u64 {
-        EPOCH_MS + u64::try_from(self.0.elapsed().as_millis()).unwrap()
+        EPOCH_MS + self.1.load(Ordering::SeqCst) + u64::try_from(self.0.elapsed().as_millis()).unwrap()
     }
 
     fn sleep_until(&self, due_ms: u64) -> BoxFuture<'_, ()> {
@@ -50,6 +51,7 @@ pub(super) struct World {
     pub(super) locks: Mutex<HashMap<LockKey, (RunId, u64)>>,
     pub(super) lock_faults: Mutex<Vec<Fault>>,
     pub(super) journal: Mutex<Option<Arc<MemoryJournal>>>,
+    pub(super) jumped_ms: Arc<AtomicU64>,
     /// Commands that came to their end, by effect: what a probe finds if the test does not say otherwise.
     ended: Mutex<HashMap<String, Probe>>,
 }
@@ -96,6 +98,15 @@ impl World {
                         Err(Fault::new("cancelled", "it was stopped"))
                     }
                 }
+            }
+            // The process is stopped meanwhile: no timer of it fires, and somebody else takes the lock.
+            "stopped" => {
+                self.jumped_ms.fetch_add(rest.parse().unwrap(), Ordering::SeqCst);
+                for (run, epoch) in self.locks.lock().unwrap().values_mut() {
+                    *run = RunId::from("r9");
+                    *epoch += 1;
+                }
+                Ok(BTreeMap::new())
             }
             "hang" => std::future::pending().await,
             "panic" => panic!("a bug of a port"),
@@ -323,11 +334,12 @@ impl Harness {
         let (interrupt, interrupts) = watch::channel(0);
         let journal = Arc::new(MemoryJournal::new());
         let world = World { journal: Mutex::new(Some(Arc::clone(&journal))), ..World::default() };
+        let clock = TokioClock(Instant::now(), Arc::clone(&world.jumped_ms));
         Self {
             world: Arc::new(world),
             journal,
             locks: Arc::new(MemoryLocks::new()),
-            clock: Arc::new(TokioClock(Instant::now())),
+            clock: Arc::new(clock),
             interrupt,
             options: Options::new("ann@example", interrupts),
             run: RunId::from("r1"),
