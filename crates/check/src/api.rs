@@ -9,10 +9,9 @@ use crate::sources::{Sources, sha256_text};
 use crate::structure::{Block, read_body};
 use crate::testing::Test;
 use cdpipe_model::plan::{Mode, Plan};
-use cdpipe_model::value::Value;
 use cdpipe_syntax::tree::{Entry, File};
 use cdpipe_syntax::{Diagnostic, SourceId, Span, parse};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Files that one pipeline may bring in, itself included.
@@ -152,7 +151,6 @@ pub fn plan(checked: &Checked, inputs: &Inputs) -> Result<Plan, Vec<Diagnostic>>
     let mut ignored = Vec::new();
     let tops = read_tops(sources, &program.files, &mut ignored);
     let git = &inputs.git;
-    let no_inputs: HashMap<String, Value> = HashMap::new();
     let errors = |mut diags: Vec<Diagnostic>| {
         diags.retain(Diagnostic::is_error);
         sort(&mut diags);
@@ -160,7 +158,7 @@ pub fn plan(checked: &Checked, inputs: &Inputs) -> Result<Plan, Vec<Diagnostic>>
     };
     // First the values, with parameters seeing those before them; then everything with all of them.
     let names = Declared::collect(tops.iter(), &mut ignored);
-    let mut checker = Checker::new(sources, names, Some(&no_inputs), Some(git), program.name.clone());
+    let mut checker = Checker::new(sources, names, None, Some(git), program.name.clone());
     checker.params();
     let values = resolve_inputs(&mut checker, inputs);
     let failed = errors(std::mem::take(&mut checker.diags));

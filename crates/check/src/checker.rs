@@ -241,7 +241,11 @@ impl<'b> Checker<'b> {
 
     /// Which node of a stage is meant.
     pub(crate) fn expanded(&mut self, index: usize, item: Option<&Expr>, scope: &Scope<'_>) -> Expanded {
-        let Some(expansion) = self.expansions.get(index).cloned() else { return Expanded::Wrong };
+        let Some(expansion) = self.expansions.get(index) else { return Expanded::Wrong };
+        if let (None, false) = (item, expansion.is_matrix) {
+            return expansion.nodes.first().map_or(Expanded::Unknown, |(_, id)| Expanded::Node(NodeId(*id)));
+        }
+        let expansion = expansion.clone();
         let Some(item) = item else {
             if expansion.is_matrix {
                 // A stage of the same matrix that names its own kind means itself.

@@ -74,25 +74,32 @@ impl<'n> Graph<'n> {
         let mut sources: Vec<usize> = open.iter().map(|at| questions[*at].1).collect();
         sources.sort_unstable();
         sources.dedup();
+        // Which of the 64 a stage is; most are none.
+        const NONE: u8 = 64;
+        let mut bits = vec![NONE; self.needs.len()];
+        let mut masks = vec![0_u64; self.needs.len()];
         for chunk in sources.chunks(64) {
-            let bit: HashMap<usize, u32> =
-                chunk.iter().zip(0..).map(|(source, bit)| (*source, bit)).collect();
-            let mut masks = vec![0_u64; self.needs.len()];
+            for (source, bit) in chunk.iter().zip(0..) {
+                bits[*source] = bit;
+            }
             for node in &self.order {
                 let mut mask = 0;
                 for need in &self.needs[*node] {
                     mask |= masks[need.node];
-                    if let Some(bit) = bit.get(&need.node) {
-                        mask |= 1 << bit;
+                    if bits[need.node] != NONE {
+                        mask |= 1 << bits[need.node];
                     }
                 }
                 masks[*node] = mask;
             }
             for at in &open {
                 let (later, earlier) = questions[*at];
-                if let Some(bit) = bit.get(&earlier) {
-                    answers[*at] |= masks[later] >> bit & 1 == 1;
+                if bits[earlier] != NONE {
+                    answers[*at] |= masks[later] >> bits[earlier] & 1 == 1;
                 }
+            }
+            for source in chunk {
+                bits[*source] = NONE;
             }
         }
         answers

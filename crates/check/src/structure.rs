@@ -93,6 +93,34 @@ pub(crate) fn as_name(expr: &Expr) -> Option<&Ident> {
     }
 }
 
+/// Calls `visit` with the expression and everything in it.
+pub(crate) fn walk<'t>(expr: &'t Expr, visit: &mut dyn FnMut(&'t Expr)) {
+    visit(expr);
+    match &expr.kind {
+        ExprKind::Literal(_) | ExprKind::Name(_) | ExprKind::Error => {}
+        ExprKind::Str(text) => {
+            for part in &text.parts {
+                if let tree::StrPart::Interp { expr, .. } = part {
+                    walk(expr, visit);
+                }
+            }
+        }
+        ExprKind::Field(inner, _) | ExprKind::Unary(_, inner) | ExprKind::Paren(inner) => walk(inner, visit),
+        ExprKind::Index(a, b) | ExprKind::Binary(_, _, a, b) => {
+            walk(a, visit);
+            walk(b, visit);
+        }
+        ExprKind::If(a, b, c) => {
+            walk(a, visit);
+            walk(b, visit);
+            walk(c, visit);
+        }
+        ExprKind::Call(_, args) => args.iter().for_each(|arg| walk(&arg.value, visit)),
+        ExprKind::List(items) => items.iter().for_each(|item| walk(item, visit)),
+        ExprKind::Map(items) => items.iter().for_each(|item| walk(&item.value, visit)),
+    }
+}
+
 /// Matches the entries of a body (or of a file) with the schema.
 pub(crate) fn read_body<'t>(
     entries: &'t [Entry],

@@ -145,24 +145,19 @@ impl<'b> Checker<'b> {
                     Some(value) => format!("{}[{value}]", block.name_text()),
                     None => block.name_text().to_owned(),
                 };
-                let needs = needs
-                    .iter()
-                    .flat_map(|need| {
-                        let ids = self
-                            .expansions
-                            .get(need.node)
-                            .map(|expansion| expansion.nodes.clone())
-                            .unwrap_or_default();
-                        ids.into_iter().map(|(_, id)| cdpipe_model::plan::Need {
-                            node: NodeId(id),
+                let mut node_needs = Vec::with_capacity(needs.len());
+                for need in &needs {
+                    if let Some(expansion) = self.expansions.get(need.node) {
+                        node_needs.extend(expansion.nodes.iter().map(|(_, id)| cdpipe_model::plan::Need {
+                            node: NodeId(*id),
                             optional: need.optional,
-                        })
-                    })
-                    .collect();
+                        }));
+                    }
+                }
                 nodes.push(Node {
                     id: NodeId(id),
                     name,
-                    needs,
+                    needs: node_needs,
                     when,
                     kind,
                     at: self.sources.pos(block.stmt.span),

@@ -5,8 +5,8 @@ use crate::checker::Checker;
 use crate::codes::{types as type_code, values as code};
 use crate::expr::fits;
 use crate::names::read_type;
-use crate::scope::Scope;
-use crate::structure::Block;
+use crate::scope::{Scope, Sets};
+use crate::structure::{Block, walk};
 use crate::suggest::{nearest, one_of};
 use cdpipe_model::expr::{Expr as Lowered, Op};
 use cdpipe_model::secret::SecretSource;
@@ -28,6 +28,9 @@ impl<'b> Checker<'b> {
             });
             let Some(ty) = ty else { continue };
             self.names.param_types.insert(block.name_text(), ty.clone());
+            if self.planning() {
+                continue;
+            }
             if let Some(pattern) = block.matches {
                 if !matches!(ty, Type::Str | Type::Version) {
                     self.report(
@@ -87,7 +90,8 @@ impl<'b> Checker<'b> {
             }
             if let Some(default) = block.value {
                 self.credential(block.name_text(), default);
-                let low = self.default(block, default, &ty);
+                self.only_earlier(block, default);
+                let low = self.default(block, default, &ty, &Scope::file());
                 if let Some(value) = low {
                     self.constraints(block, &value, default.span, "the default");
                 }
@@ -95,9 +99,34 @@ impl<'b> Checker<'b> {
         }
     }
 
+    /// A default may name only parameters that stand before it, so that there is an order in which all of them get their values.
+    fn only_earlier(&mut self, block: &Block<'_>, default: &Expr) {
+        let at = self.names.params.iter().position(|other| std::ptr::eq(*other, block)).unwrap_or(0);
+        let mut late = Vec::new();
+        walk(default, &mut |expr| {
+            if let ExprKind::Name(name) = &expr.kind
+                && let Some(found) = self.names.params.iter().position(|other| other.name_text() == name.text)
+                && found >= at
+            {
+                late.push((name.clone(), self.names.params[found].name_span()));
+            }
+        });
+        for (name, declared) in late {
+            self.report(
+                Diagnostic::new(
+                    &crate::codes::names::NOT_HERE,
+                    name.span,
+                    format!("`{}` has no value yet: a default may name only parameters before it", name.text),
+                )
+                .also(declared, "declared here")
+                .help("move its declaration up"),
+            );
+        }
+    }
+
     /// The value of a default, where it is known; says what is wrong with its type.
-    fn default(&mut self, block: &Block<'_>, default: &Expr, ty: &Type) -> Option<Value> {
-        let low = self.expr(default, &Scope::file());
+    fn default(&mut self, block: &Block<'_>, default: &Expr, ty: &Type, scope: &Scope<'_>) -> Option<Value> {
+        let low = self.expr(default, scope);
         let found = low.ty.clone()?;
         let empty = matches!(low.known(), Some(Value::List(items)) if items.is_empty())
             || matches!(low.known(), Some(Value::Map(items)) if items.is_empty());
@@ -241,7 +270,7 @@ impl<'b> Checker<'b> {
 /// # Errors
 /// Everything that is missing, unknown or unfit.
 pub(crate) fn resolve_inputs(checker: &mut Checker<'_>, inputs: &Inputs) -> HashMap<String, Value> {
-    let mut values = HashMap::new();
+    let mut values = Sets::new();
     let known: Vec<&str> = checker.names.params.iter().map(|block| block.name_text()).collect();
     for name in inputs.set.keys() {
         if !known.contains(&name.as_str()) {
@@ -259,6 +288,7 @@ pub(crate) fn resolve_inputs(checker: &mut Checker<'_>, inputs: &Inputs) -> Hash
     for block in checker.names.params.clone() {
         let name = block.name_text();
         let Some(ty) = checker.names.param_types.get(name).cloned() else { continue };
+        let told = checker.diags.len();
         let given = inputs.set.get(name).map(|text| (text, "--set")).or_else(|| {
             inputs
                 .env
@@ -288,7 +318,11 @@ pub(crate) fn resolve_inputs(checker: &mut Checker<'_>, inputs: &Inputs) -> Hash
                 }
             },
             None => match block.value {
-                Some(default) => checker.default(block, default, &ty),
+                Some(default) => {
+                    let scope = Scope { sets: Some(&values), ..Scope::file() };
+                    let value = checker.default(block, default, &ty, &scope);
+                    value.filter(|value| checker.constraints(block, value, default.span, "the default"))
+                }
                 None => {
                     checker.report(
                         Diagnostic::new(
@@ -307,11 +341,19 @@ pub(crate) fn resolve_inputs(checker: &mut Checker<'_>, inputs: &Inputs) -> Hash
                 }
             },
         };
-        if let Some(value) = value {
-            values.insert(name.to_owned(), value);
+        if value.is_none() && checker.diags.len() == told {
+            checker.report(
+                Diagnostic::new(
+                    &type_code::NO_VALUE,
+                    block.name_span(),
+                    format!("the parameter `{name}` has no value with these inputs"),
+                )
+                .help(format!("give it: `--set {name}={}`", example_text(&ty))),
+            );
         }
+        values.insert(name.to_owned(), value);
     }
-    values
+    values.into_iter().filter_map(|(name, value)| value.map(|value| (name, value))).collect()
 }
 
 /// A whole number where a number is wanted becomes one.
