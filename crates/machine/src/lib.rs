@@ -7,11 +7,11 @@
 //! resume folds the journal with `apply`, which never decides; so a newer version of this crate cannot change the past of a run.
 //!
 //! Where to find what: `strategy/` compiles a deploy to a program, `deploy` carries it out, `steps` runs lists of steps, `watch` judges
-//! samples, `schedule` starts and ends stages and gates, `apply` is the fold, `state` what it folds into.
+//! samples, `schedule` starts and ends stages and gates, `fold` is the fold, `state` what it folds into.
 
-mod apply;
 mod decide;
 mod deploy;
+mod fold;
 mod output;
 pub mod release;
 mod schedule;
@@ -65,7 +65,7 @@ impl Machine {
 
     /// Folds a record of the journal. Decides nothing and emits nothing.
     pub fn apply(&mut self, record: &Record) {
-        apply::apply(&mut self.state, &self.header.plan, record);
+        fold::apply(&mut self.state, &self.header.plan, record);
     }
 
     /// Takes an input (`Opened`, `TimerFired`, `Returned`, `Signalled`), decides what follows, and answers the input and all decisions in

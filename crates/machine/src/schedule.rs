@@ -1,7 +1,7 @@
 //! The run as a whole: which stage or gate may begin, how it comes to its end, and how the run does.
 
-use crate::apply::steps_of;
 use crate::decide::Decide;
+use crate::fold::steps_of;
 use crate::state::{Failure, Lock, NodePhase, State, Work};
 use cdpipe_model::action::{ActionKind, Block, StepRef};
 use cdpipe_model::plan::{Gate, Hook, LockKey, Node, NodeKind, Plan, Stage};
@@ -480,7 +480,7 @@ impl Decide<'_> {
                     }),
                 }
             }
-            let step = StepRef { index: crate::apply::GATE_SAMPLE, ..step.clone() };
+            let step = StepRef { index: crate::fold::GATE_SAMPLE, ..step.clone() };
             return Ok(Some(Some(Record::Verdict { step, samples: samples.clone(), findings })));
         }
         if work.gate.sampling.is_some() {

@@ -1,7 +1,7 @@
 //! Lists of steps: the stage's own, `verify`, `validate`, `undo` and hooks all run the same way.
 
-use crate::apply::steps_of;
 use crate::decide::Decide;
+use crate::fold::steps_of;
 use crate::state::{Failure, Frame, NodePhase, StepRun, Work};
 use cdpipe_model::action::{ActionKind, ActionResult, Answer, Block, RunAction, StepRef};
 use cdpipe_model::expr::{Expr, Symbol};

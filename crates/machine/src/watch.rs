@@ -1,7 +1,7 @@
 //! Watches: when samples are taken, and what is made of them.
 
-use crate::apply::GATE_SAMPLE;
 use crate::decide::Decide;
+use crate::fold::GATE_SAMPLE;
 use crate::state::{DeployState, StepRun, WatchState, Work};
 use cdpipe_model::action::{ActionKind, StepRef};
 use cdpipe_model::expr::{EvalError, Expr, MeasureName, MetricRef, Subject, Symbol};

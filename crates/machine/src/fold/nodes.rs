@@ -1,0 +1,155 @@
+//! Stages and gates begin and end, and are taken back.
+
+use super::{clear, steps_of};
+use crate::state::{Cursor, Frame, GateMetricState, Lock, NodePhase, StageUndo, State, Work};
+use cdpipe_model::action::Block;
+use cdpipe_model::plan::{NodeKind, Plan, StepKind};
+use cdpipe_model::record::TimerPurpose;
+use cdpipe_model::{Fault, NodeId, Outcome};
+
+pub(super) fn opened(state: &mut State, at_ms: u64, resumed: bool) {
+    state.now_ms = state.now_ms.max(at_ms);
+    state.opened = true;
+    for at in 0..state.nodes.len() {
+        let id = NodeId(u32::try_from(at).unwrap_or(u32::MAX));
+        let node = &state.nodes[at];
+        let late = node.work.as_ref().is_some_and(|work| work.undo.is_some());
+        if (node.phase == NodePhase::Pending && node.needs_left == 0)
+            || node.phase == NodePhase::Running
+            || late
+        {
+            state.mark(Some(id));
+        }
+    }
+    state.mark(None);
+    if !resumed {
+        return;
+    }
+    // Nobody watched meanwhile, so time that should have been watched starts again.
+    let mut soaking = Vec::new();
+    for (at, node) in state.nodes.iter_mut().enumerate() {
+        let Some(work) = &mut node.work else { continue };
+        for deploy in work.deploys.values_mut().filter(|deploy| deploy.cursor.soak.is_some()) {
+            deploy.cursor.soak = None;
+            soaking.push(NodeId(u32::try_from(at).unwrap_or(u32::MAX)));
+            if let Some(watch) = &mut deploy.watch {
+                watch.held_since_ms.clear();
+                watch.judged_at_ms = None;
+            }
+        }
+    }
+    for node in soaking {
+        clear(state, Some(node), TimerPurpose::Soak);
+    }
+}
+
+pub(super) fn node_started(state: &mut State, plan: &Plan, id: NodeId, attempt: u32) {
+    let is_stage = matches!(plan.node(id).map(|node| &node.kind), Some(NodeKind::Stage(_)));
+    let metrics = match plan.node(id).map(|node| &node.kind) {
+        Some(NodeKind::Gate(gate)) => vec![GateMetricState::default(); gate.metrics.len()],
+        _ => Vec::new(),
+    };
+    let Some(node) = state.node_mut(id) else { return };
+    let again = node.phase == NodePhase::Running;
+    node.phase = NodePhase::Running;
+    node.attempt = attempt;
+    let mut work = Work::default();
+    work.gate.metrics = metrics;
+    work.frames.push(Frame { block: Block::Main, index: 0, step: None, ended: None });
+    node.work = Some(Box::new(work));
+    if is_stage && !again {
+        state.running_stages += 1;
+    }
+    state.mark(Some(id));
+}
+
+pub(super) fn node_finished(
+    state: &mut State,
+    plan: &Plan,
+    id: NodeId,
+    outcome: Outcome,
+    reason: &Option<Fault>,
+) {
+    let is_stage = matches!(plan.node(id).map(|node| &node.kind), Some(NodeKind::Stage(_)));
+    let Some(node) = state.node_mut(id) else { return };
+    let ran = node.phase == NodePhase::Running;
+    node.phase = NodePhase::Finished;
+    node.outcome = Some(outcome);
+    node.reason.clone_from(reason);
+    if let Some(work) = &mut node.work {
+        let undoable = !work.deploys.is_empty()
+            || !work.flags_were.is_empty()
+            || steps_of(plan, Some(id), Block::Main)
+                .iter()
+                .any(|step| matches!(step.kind, StepKind::Undo { .. }));
+        if !undoable {
+            node.work = None;
+        }
+    }
+    if outcome != Outcome::Succeeded {
+        node.outputs.clear();
+    }
+    if is_stage && ran {
+        state.running_stages -= 1;
+    }
+    state.finished += 1;
+    if outcome > Outcome::Succeeded && state.worst.as_ref().is_none_or(|(worst, _)| outcome >= *worst) {
+        state.worst = Some((outcome, id));
+    }
+    if ran {
+        state.clear_timers_of(Some(id));
+    }
+    let dependents = state.dependents.get_mut(id.0 as usize).map(std::mem::take).unwrap_or_default();
+    for dependent in &dependents {
+        let Some(node) = state.node_mut(*dependent) else { continue };
+        node.needs_left = node.needs_left.saturating_sub(1);
+        if node.needs_left == 0 {
+            state.mark(Some(*dependent));
+        }
+    }
+    if let Some(slot) = state.dependents.get_mut(id.0 as usize) {
+        *slot = dependents;
+    }
+    state.mark_next_ready(plan.max_parallel);
+    if state.finished == state.nodes.len() {
+        state.mark(None);
+    }
+}
+
+pub(super) fn undo_started(state: &mut State, plan: &Plan, node: NodeId, reason: &Fault, late: bool) {
+    let Some(work) = state.work_mut(Some(node)) else { return };
+    let reached =
+        work.frames.iter().find(|frame| frame.block == Block::Main).map_or(u32::MAX, |frame| frame.index);
+    let mut queue = std::collections::VecDeque::new();
+    for (step, index) in steps_of(plan, Some(node), Block::Main).iter().zip(0_u32..) {
+        let undoable = match &step.kind {
+            StepKind::Deploy(_) => {
+                work.deploys.get(&index).is_some_and(|deploy| deploy.ended == Some(Ok(())))
+            }
+            StepKind::Flag(_) => work.flags_were.contains_key(&index),
+            StepKind::Undo { .. } => index < reached,
+            _ => false,
+        };
+        if undoable {
+            queue.push_front(index);
+        }
+    }
+    let ended = queue.is_empty() && !late;
+    if late {
+        work.lock = Lock::None;
+        for deploy in work.deploys.values_mut() {
+            deploy.observation = None;
+            deploy.cursor = Cursor::default();
+        }
+    }
+    work.undo = Some(StageUndo {
+        queue,
+        reason: reason.clone(),
+        failed: None,
+        late,
+        ended,
+        flag_action: None,
+        block_ended: None,
+    });
+    state.mark(Some(node));
+}
