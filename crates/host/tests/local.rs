@@ -94,7 +94,14 @@ async fn an_artifact_is_copied_and_survives_the_next_build() {
     place.local.stop(place.context.call(), &one, &[], Some(OldRelease::Stop), 5).await.expect("stops");
     std::fs::remove_dir_all(base.join("dist")).expect("removes");
 
-    // A rollback needs no build.
+    // A rollback needs no build: a release that was made concrete before is looked for among the kept ones.
+    assert_eq!(place.local.resolve(place.context.call(), &one).await.expect("is kept"), one);
+    let mut gone = one.clone();
+    gone.port = Some(81);
+    assert_eq!(
+        place.local.resolve(place.context.call(), &gone).await.expect_err("never was").kind,
+        "release-gone"
+    );
     let back = place.deploy(&one, 1).await;
     let log = place.local.logs(place.context.call(), &"web".into(), &back[0], 10).await.expect("a log");
     assert_eq!(log, ["one", "starting "]);

@@ -152,7 +152,9 @@ impl Local {
                     "release-gone",
                     format!("release {} of {} is not kept here any more", spec.id(), spec.service),
                 )
-                .help("deploy that version again with `cdpipe run`; `retain` says how many releases are kept")),
+                .help(
+                    "deploy that version again with `cdpipe run`; `retain` says how many releases are kept",
+                )),
             };
         }
         let (place, argv) = self.place(spec, None)?;
