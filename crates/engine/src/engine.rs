@@ -139,7 +139,8 @@ impl Past {
         self.last_seq += 1;
     }
 
-    /// Reads a run from the store and folds it.
+    /// Reads a run from the store and folds it. To go on with it, take the run first (`Store::take`): what is read before may be
+    /// overtaken by the engine that still has it.
     ///
     /// # Errors
     /// As `Store::header` and `Store::read`.

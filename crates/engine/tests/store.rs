@@ -147,6 +147,27 @@ async fn a_signal_waits_for_the_engine_and_is_taken_with_its_record() {
 }
 
 #[tokio::test]
+async fn a_letter_that_is_not_understood_is_passed_over_and_goes_with_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let journal = store.begin(&header("r1")).unwrap();
+    let raw = rusqlite::Connection::open(dir.path().join("cdpipe.db")).unwrap();
+    raw.execute("INSERT INTO inbox (run, json) SELECT no, '{\"of_the_future\":1}' FROM runs", []).unwrap();
+    assert_eq!(journal.letters(0).unwrap(), []);
+    store.send(&RunId::from("r1"), Signal::Pause { by: "bob".into() }).unwrap();
+    let letters = journal.letters(0).unwrap();
+    assert_eq!(letters.len(), 1);
+    let records = [Arc::new(letters[0].input.clone())];
+    let taken = Some(letters[0].id);
+    journal
+        .append(Batch { first_seq: 1, at_ms: 1, records: &records, sync: false, taken, status: None })
+        .await
+        .unwrap();
+    let left: u64 = raw.query_row("SELECT count(*) FROM inbox", [], |row| row.get(0)).unwrap();
+    assert_eq!(left, 0);
+}
+
+#[tokio::test]
 async fn the_registry_says_where_each_run_stands() {
     let dir = tempfile::tempdir().unwrap();
     assert!(Store::open_existing(dir.path()).unwrap().is_none());

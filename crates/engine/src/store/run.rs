@@ -281,15 +281,16 @@ impl Journal for RunJournal {
             .collect()
         };
         let rows = read().map_err(|error| self.store.fault(&error))?;
-        rows.into_iter()
-            .map(|(id, json)| {
-                let input = serde_json::from_str(&json).map_err(|error| StoreError::Corrupt {
-                    path: self.store.path.clone(),
-                    detail: format!("letter {id} of run `{}`: {error}", self.run),
-                })?;
-                Ok(Letter { id, input })
-            })
-            .collect()
+        let letters = rows.into_iter().filter_map(|(id, json)| match serde_json::from_str(&json) {
+            Ok(input) => Some(Letter { id, input }),
+            // A newer cdpipe may ask for what this one does not know. That must not stop the run now or at any resume; the letter
+            // leaves the inbox with the next one that is taken.
+            Err(error) => {
+                tracing::warn!(id, run = %self.run, %error, "a letter to the run is not understood and is passed over");
+                None
+            }
+        });
+        Ok(letters.collect())
     }
 
     fn wait_letters(&self, after: u64) -> BoxFuture<'_, Result<Vec<Letter>, Fault>> {
