@@ -1,12 +1,17 @@
 //! What the store owes when a process is killed or the disk is full: nothing that was acknowledged is lost, and nothing is half there.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail as tests do")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "helpers of tests fail as tests do"
+)]
 
 mod common;
 
 use cdpipe_engine::{RunState, Store};
 use cdpipe_model::RunId;
-use common::{append, header, read_all, record};
+use common::{SmallDisk, append, header, read_all, record};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -73,44 +78,15 @@ async fn a_killed_process_loses_nothing_that_was_acknowledged() {
     }
 }
 
-/// A file system of its own of 2 MiB. Only root can have one.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn new() -> Option<Self> {
-        let dir = tempfile::tempdir().unwrap();
-        Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=2m", "cdpipe-test"])
-            .arg(dir.path())
-            .stderr(Stdio::null())
-            .status()
-            .is_ok_and(|status| status.success())
-            .then_some(Self(dir))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.0.path()).status();
-    }
-}
-
 #[tokio::test]
 async fn on_a_full_disk_the_append_fails_and_the_run_goes_on_once_there_is_room() {
-    let Some(disk) = SmallDisk::new() else {
-        assert!(!rustix::process::geteuid().is_root(), "root can mount a tmpfs");
-        eprintln!("SKIPPED: only root can mount the small disk that this test fills");
-        return;
-    };
-    let dir = disk.0.path();
-    let filler = dir.join("filler");
+    let Some(disk) = SmallDisk::new() else { return };
+    let dir = disk.path();
     let store = Store::open(dir).unwrap();
     let run = RunId::from("r1");
     let journal = store.begin(&header("r1")).unwrap();
     append(&journal, 1, 10, true).await.unwrap();
-    // Fills the disk to its last byte.
-    let mut file = std::fs::File::create(&filler).unwrap();
-    while file.write_all(&[0; 4096]).is_ok() {}
+    disk.fill();
     let mut last = 10;
     let fault = loop {
         // The WAL may have some pages left.
@@ -122,8 +98,7 @@ async fn on_a_full_disk_the_append_fails_and_the_run_goes_on_once_there_is_room(
     };
     assert_eq!(fault.kind, "state-full", "{fault:?}");
     assert!(fault.help.unwrap().contains("cdpipe resume"));
-    drop(file);
-    std::fs::remove_file(&filler).unwrap();
+    disk.free();
     journal.release().await.unwrap();
     drop(store);
     let store = Store::open(dir).unwrap();

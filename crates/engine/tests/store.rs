@@ -1,6 +1,11 @@
 //! The store: what is appended is read, by one owner, and what is wrong with a state directory is said.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail as tests do")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "helpers of tests fail as tests do"
+)]
 
 mod common;
 

@@ -6,6 +6,10 @@ use cdpipe_model::plan::{Concurrency, Mode, Plan};
 use cdpipe_model::record::{GitFacts, JOURNAL_VERSION, Record, RunHeader};
 use cdpipe_model::{NodeId, RunId};
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 
 /// A run of an empty pipeline.
@@ -66,4 +70,47 @@ pub(crate) fn read_all(store: &Store, run: &str) -> Vec<Record> {
         })
         .unwrap();
     records
+}
+
+/// A file system of its own of 32 MiB: more than the log grows to before it is written back. Only root can have one.
+pub(crate) struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    /// `None`, and loudly so, where it can't be mounted.
+    pub(crate) fn new() -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=32m", "cdpipe-test"])
+            .arg(dir.path())
+            .status()
+            .is_ok_and(|status| status.success());
+        if !mounted {
+            eprintln!("SKIPPED: a small disk can't be mounted here, so it can't be filled");
+            return None;
+        }
+        Some(Self(dir))
+    }
+
+    /// Where it is mounted.
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Fills it to its last byte. It stays full until `free`.
+    pub(crate) fn fill(&self) {
+        let mut file = File::create(self.path().join("filler")).unwrap();
+        while file.write_all(&[0; 4096]).is_ok() {}
+        while file.write_all(&[0]).is_ok() {}
+    }
+
+    /// Makes room again.
+    pub(crate) fn free(&self) {
+        std::fs::remove_file(self.path().join("filler")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.path()).status();
+    }
 }
