@@ -431,9 +431,10 @@ pub(crate) fn resume(
     show: &ShowArgs,
     ui: &Ui,
 ) -> Result<u8, Failure> {
+    // Taken first: nobody else appends between what is read and what is done next.
+    let journal = store.take(run)?;
     let past = Past::read(store, run)?;
     let header = Arc::clone(past.header());
     let wiring = wiring::wire(&header.plan, Path::new(&header.file), store.dir())?;
-    let journal = store.take(run)?;
     drive(What::Past(Box::new(past)), journal, store, wiring, show, ui)
 }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a command may take to end after it was asked to.
-const COMMAND_GRACE: Duration = Duration::from_secs(10);
+const COMMAND_GRACE: Duration = Duration::from_secs(5);
 
 /// The rim of one run.
 pub(crate) struct Wiring {
