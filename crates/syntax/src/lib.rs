@@ -2,6 +2,11 @@
 //!
 //! Uses pest and nothing of ours. Deliberately not here: what any keyword means (that is the schema in `check`), reading files,
 //! and how a diagnostic looks on a screen.
+//!
+//! Invariants: [`parse`] takes any text, never fails and never panics, and its work is bounded by the length of the text; spans lie on
+//! character boundaries of the text that was given; nothing in a tree nests deeper than 64 levels, or has more than 1,000
+//! operators in a row, so whoever walks it may recurse; where a tree holds an error node there is a diagnostic about it;
+//! [`format`] keeps tree and comments. The grammar is `grammar/cdpipe.pest`, explained in `docs/grammar.md`.
 
 mod codes;
 pub mod diagnostic;
@@ -15,5 +20,5 @@ pub mod tree;
 pub use codes::codes;
 pub use diagnostic::{CodeInfo, Diagnostic, Edit, Fix, Label, Severity};
 pub use format::format;
-pub use parse::{MAX_DIAGNOSTICS, MAX_TEXT_BYTES, Parsed, decode, parse};
+pub use parse::{MAX_DIAGNOSTICS, MAX_TEXT_BYTES, Parsed, decode, parse, parse_expr};
 pub use span::{LineCol, LineIndex, SourceId, Span};

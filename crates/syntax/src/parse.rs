@@ -9,7 +9,7 @@ mod recover;
 use crate::codes;
 use crate::diagnostic::Diagnostic;
 use crate::span::{LineIndex, SourceId, Span};
-use crate::tree::{Entry, File};
+use crate::tree::{Entry, Expr, File};
 use outline::survey;
 use reader::{Place, Reading, read};
 
@@ -73,6 +73,36 @@ pub fn parse(source: SourceId, text: &str) -> Parsed {
         read_text(source, text, &mut all);
     }
     all.finish(span)
+}
+
+/// Reads one expression, for tools that are handed one: the right side of `--set`, a watch in an editor. Spans count in `text`.
+///
+/// # Errors
+/// What is wrong with it, at least one diagnostic; also if something follows it.
+pub fn parse_expr(source: SourceId, text: &str) -> Result<Expr, Vec<Diagnostic>> {
+    // Read as the value of a setting whose key and `=` are not in the source.
+    let setting = format!("_ = {text}");
+    let spaced = Place { source, base: 0, inserted: &[0, 1, 2, 3] };
+    let refused = |code, message: &str| {
+        let diagnostic = Diagnostic::new(code, Span::new(source, 0, text.len()), message);
+        Err(vec![diagnostic.help("write one value, such as `5m`, `\"text\"` or `[a, b]`")])
+    };
+    if text.len() > MAX_PIECE_BYTES {
+        return refused(codes::TOO_LARGE, "this is too large for one expression");
+    }
+    if survey(&setting).too_deep.is_some() {
+        return refused(codes::TOO_DEEP, "this nests too deep");
+    }
+    let mut reading = read(&setting, &spaced);
+    if reading.diagnostics.iter().any(Diagnostic::is_error) {
+        return Err(reading.diagnostics);
+    }
+    match reading.entries.pop() {
+        Some(Entry::Setting(setting)) if reading.entries.is_empty() && reading.unbalanced.is_empty() => {
+            Ok(setting.value)
+        }
+        _ => refused(codes::UNEXPECTED, "this is not one expression"),
+    }
 }
 
 fn read_text(source: SourceId, text: &str, all: &mut Collected) {

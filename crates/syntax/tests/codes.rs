@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use cdpipe_syntax::{MAX_DIAGNOSTICS, MAX_TEXT_BYTES, SourceId, codes, decode, parse};
+use cdpipe_syntax::{MAX_DIAGNOSTICS, MAX_TEXT_BYTES, SourceId, codes, decode, parse, parse_expr};
 
 #[test]
 fn each_bad_example_shows_its_code_and_each_good_one_is_clean() {
@@ -55,4 +55,21 @@ fn a_hundred_mistakes_are_shown_and_the_rest_is_counted() {
     assert_eq!(parsed.diagnostics.len(), MAX_DIAGNOSTICS + 1);
     let last = parsed.diagnostics.last().expect("one");
     assert_eq!((last.code(), last.message.as_str()), ("CD0125", "and 150 more"));
+}
+
+#[test]
+fn one_expression_is_read_by_itself() {
+    let expr = parse_expr(SourceId(3), "a + 5m").expect("an expression");
+    assert_eq!((expr.span.source, expr.span.start, expr.span.end), (SourceId(3), 0, 6));
+    for (text, code, start) in [
+        ("5min", "CD0106", 0),
+        ("a = b", "CD0110", 2),
+        ("", "CD0102", 0),
+        ("1\n x", "CD0101", 0),
+        ("[1", "CD0101", 0),
+    ] {
+        let errors = parse_expr(SourceId(0), text).expect_err(text);
+        assert_eq!((errors[0].code(), errors[0].primary.span.start), (code, start), "{text}");
+    }
+    assert_eq!(parse_expr(SourceId(0), &"[".repeat(1_000)).expect_err("deep")[0].code(), "CD0121");
 }

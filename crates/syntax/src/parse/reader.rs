@@ -1,8 +1,11 @@
 //! What the grammar matched, read into the tree. Each sentinel of the grammar becomes one message here; unbalanced brackets do
 //! not, they are handed on, because where one is missing can only be said with a view of the whole statement.
 
+mod bracketed;
 mod entry;
 mod expression;
+mod habit;
+mod operator;
 mod string;
 
 pub(crate) use string::common_indent;
@@ -127,7 +130,7 @@ impl<'t> Reader<'t, '_> {
         self.place.inserted.binary_search(&at).is_ok()
     }
 
-    /// `source` with start and end in the text that is read, as a span.
+    /// Where a match stands in the source.
     fn span_of(&self, pair: &Pair<'t, Rule>) -> Span {
         let (start, end) = range(pair);
         self.span(start, end)
