@@ -2,16 +2,21 @@
 
 use super::{Found, word};
 use crate::ui::Look;
-use cdpipe_check::Sources;
+use cdpipe_check::{Source, Sources};
 use cdpipe_syntax::{Diagnostic, Label, Severity, SourceId};
 use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteError, SourceSpan, SpanContents};
 use std::fmt;
+use std::ops::Range;
 
 /// More than that nobody reads; the rest is counted.
 const MAX_SHOWN: usize = 100;
 
 /// Lines longer than this are shown cut, so that one generated line does not fill the screen.
 const MAX_LINE_CHARS: usize = 400;
+/// How much of such a line is shown before the place that is marked, in bytes.
+const CUT_BEFORE_BYTES: usize = 60;
+/// How much of such a line is shown from the place that is marked on, in bytes.
+const CUT_AFTER_BYTES: usize = 60;
 
 /// Every diagnostic with its source, at most a hundred of them.
 pub(crate) fn render(found: &[Found<'_>], look: Look) -> String {
@@ -32,8 +37,7 @@ pub(crate) fn render(found: &[Found<'_>], look: Look) -> String {
                 one = format!("{}: {}", diagnostic.code(), diagnostic.message);
             }
             for line in one.trim_matches('\n').lines() {
-                text.push_str(line.trim_end());
-                text.push('\n');
+                push_line(&mut text, line.trim_end());
             }
             text.push('\n');
         }
@@ -124,7 +128,9 @@ impl miette::Diagnostic for View<'_> {
         Some(Box::new(self.labels_here().map(|(label, primary)| {
             let text = (!label.text.is_empty()).then(|| label.text.clone());
             let range = label.span.range();
-            let span = SourceSpan::from((range.start, range.end.saturating_sub(range.start)));
+            let shown = self.sources.get(self.source).and_then(|source| cut_line(source, range.start));
+            let end = shown.map_or(range.end, |shown| range.end.min(shown.end));
+            let span = SourceSpan::from((range.start, end.saturating_sub(range.start)));
             if primary {
                 LabeledSpan::new_primary_with_span(text, span)
             } else {
@@ -161,8 +167,13 @@ impl miette::SourceCode for View<'_> {
             if place { lines.line_col(&source.text, start).col.saturating_sub(1) as usize } else { 0 };
         let to = if last + 1 < lines.line_count() { lines.line_start(last + 1) } else { source.text.len() };
         let window = source.text.get(from..to).ok_or(MietteError::OutOfBounds)?;
-        // A context line that is enormous is left out; the marked line itself has to be shown.
-        let (from, window, first) = trim_window(window, from, first, start, end);
+        // A context line that is enormous is left out; of a marked line that is, the part around the mark is shown.
+        let (from, window, first) = match cut_line(source, start) {
+            Some(cut) if !place => {
+                (cut.start, source.text.get(cut).ok_or(MietteError::OutOfBounds)?, lines.line(start))
+            }
+            _ => trim_window(window, from, first, start, end),
+        };
         Ok(Box::new(miette::MietteSpanContents::new_named(
             crate::files::show(&source.path).to_owned(),
             window.as_bytes(),
@@ -172,6 +183,39 @@ impl miette::SourceCode for View<'_> {
             lines.line_count(),
         )))
     }
+}
+
+/// Writes a line, without the middle of one that is longer than anyone wants to see: a span can hold such lines between
+/// its ends.
+fn push_line(text: &mut String, line: &str) {
+    match line.char_indices().nth(2 * MAX_LINE_CHARS) {
+        None => text.push_str(line),
+        Some(_) => {
+            text.extend(line.chars().take(MAX_LINE_CHARS));
+            text.push_str(" ...");
+        }
+    }
+    text.push('\n');
+}
+
+/// Where the line of this place is shown cut, if it is too long to be shown whole.
+fn cut_line(source: &Source, at: usize) -> Option<Range<usize>> {
+    let (text, lines) = (&source.text, &source.lines);
+    let at = at.min(text.len());
+    let line = lines.line(at);
+    let line_start = lines.line_start(line);
+    let line_end = if line + 1 < lines.line_count() { lines.line_start(line + 1) } else { text.len() };
+    if line_end - line_start <= MAX_LINE_CHARS {
+        return None;
+    }
+    let (mut from, mut to) = (at.saturating_sub(CUT_BEFORE_BYTES), (at + CUT_AFTER_BYTES).min(line_end));
+    while !text.is_char_boundary(from) {
+        from -= 1;
+    }
+    while !text.is_char_boundary(to) {
+        to += 1;
+    }
+    Some(from.max(line_start)..to)
 }
 
 /// Drops context lines before and after the marked ones if they are longer than anyone wants to see.
@@ -194,4 +238,46 @@ fn trim_window(window: &str, from: usize, first: usize, start: usize, end: usize
         window = &window[..=at];
     }
     (from, window, first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(text: &str) -> String {
+        let mut sources = Sources::default();
+        let id = sources.add("long.cd", text);
+        let parsed = cdpipe_syntax::parse(id, text);
+        let look = Look { color: false, unicode: false, terminal: false, width: 80 };
+        render(&[Found { sources: &sources, diagnostics: parsed.diagnostics.iter().collect() }], look)
+    }
+
+    #[test]
+    fn a_line_of_a_megabyte_is_shown_around_the_mark_only() {
+        let text = shown(&"{".repeat(1_000_000));
+        let (head, rest) = text.split_once('\n').unwrap();
+        assert_eq!(head, "  error[CD0121]: this nests deeper than 64 levels");
+        assert!(rest.starts_with("   ,-[long.cd:1:65]\n 1 | {{{{"), "{text}");
+        let lines: Vec<&str> = text.lines().collect();
+        let mark = lines.iter().position(|line| line.contains("one level too many")).unwrap();
+        assert_eq!(lines[mark - 1].find('|'), Some(5 + CUT_BEFORE_BYTES), "{text}");
+        assert!(lines.iter().all(|line| line.len() < 150), "{text}");
+    }
+
+    #[test]
+    fn long_lines_of_wide_characters_are_cut_between_characters() {
+        for filler in ["é", "日", "🦀", "\t", "\"é\" "] {
+            for before in 0..5 {
+                let text = format!(
+                    "{}{} stage = = \"{}\n",
+                    "x".repeat(before),
+                    filler.repeat(400),
+                    filler.repeat(400)
+                );
+                let shown = shown(&text);
+                assert!(shown.contains("error[") && shown.len() < 40_000, "{shown}");
+                assert!(shown.lines().all(|line| line.chars().count() <= 2 * MAX_LINE_CHARS + 4), "{shown}");
+            }
+        }
+    }
 }
