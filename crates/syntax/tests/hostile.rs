@@ -119,6 +119,10 @@ fn check(text: &str, parsed: &Parsed) {
             diagnostic.message
         );
     }
+    // Whoever checks the tree goes by this: no error node without an error.
+    let tree = dump(&parsed.file);
+    let holes = tree.contains("(error)") || tree.contains("(not closed)");
+    assert!(!holes || parsed.diagnostics.iter().any(|found| found.is_error()), "{tree}\n{text}");
     for span in &parsed.file.comments {
         assert!(text[span.range()].starts_with('#'), "{span:?}\n{text}");
     }
