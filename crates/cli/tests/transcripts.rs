@@ -1,6 +1,8 @@
 //! The binary's exact answers. Each folder under `cases` holds files and a `transcript.txt`: lines that begin with `$ ` are typed into
 //! a shell in a copy of the folder, what follows is all that is answered (both streams, in order), and `[exit 2]` where it is not 0.
 //!
+//! What differs between two runs that did the same (times, ids, processes) is replaced by a word.
+//!
 //! `CDPIPE_BLESS=1 cargo test -p cdpipe --test transcripts` writes what is answered now into the transcripts; read the diff.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
@@ -51,6 +53,30 @@ fn answer(command: &str, dir: &Path, home: &Path) -> String {
     text
 }
 
+/// Replaces what differs between two runs that did the same.
+fn normal(text: &str) -> String {
+    let rules = [
+        (r"\b\d{8}-\d{6}-[0-9a-f]{4}\b", "RUN"),
+        (r"ada@\S+ pid \d+", "ada@HOST pid PID"),
+        (r"ada@[^\s,]+", "ada@HOST"),
+        (r"process \d+ on \S+", "process PID on HOST"),
+        (r"after \d+(\.\d+)?ms", "after TIME"),
+        (r"(?m)^\[ *[0-9dhms.]+\]", "[TIME]"),
+        (r"\b(in|after|since|took) \d+(\.\ds|m\d\ds)", "$1 TIME"),
+        (r"(?m) +\d+(\.\ds|m\d\ds)$", "  TIME"),
+        (r" +\d+(\.\ds|m\d\ds)(  \d{4}-)", "  TIME$2"),
+        (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ?", "DATE"),
+        (r"\(\d+(\.\ds|m\d\ds) ago\)", "(AGO)"),
+        (r"sha256:[0-9a-f]{64}", "sha256:HASH"),
+        (r#"("(at_ms|started_at_ms|ended_at_ms|duration_ms|expires_at_ms)": ?)\d+"#, "${1}0"),
+    ];
+    let mut text = text.to_owned();
+    for (pattern, with) in rules {
+        text = regex::Regex::new(pattern).unwrap().replace_all(&text, with).into_owned();
+    }
+    text
+}
+
 fn replay(folder: &Path) -> (String, String) {
     let transcript = std::fs::read_to_string(folder.join("transcript.txt")).unwrap();
     let work = tempfile::tempdir().unwrap();
@@ -63,7 +89,7 @@ fn replay(folder: &Path) -> (String, String) {
         if line.starts_with("# ") {
             actual.push_str(&format!("{line}\n"));
         } else if let Some(command) = line.strip_prefix("$ ") {
-            actual.push_str(&format!("$ {command}\n{}\n", answer(command, &dir, home.path())));
+            actual.push_str(&format!("$ {command}\n{}\n", normal(&answer(command, &dir, home.path()))));
         }
     }
     (transcript, actual)

@@ -61,6 +61,11 @@ impl Serving {
         self.shares.insert((environment.clone(), program.candidate.service.clone()), vec![share]);
     }
 
+    /// Nobody can say what serves: a deploy without a router could not be taken back.
+    pub fn unknown(&mut self, environment: &EnvName, program: &Program) {
+        self.shares.remove(&(environment.clone(), program.candidate.service.clone()));
+    }
+
     /// By environment and service; the releases with their shares, largest first. An empty list is a closed route.
     pub fn iter(&self) -> impl Iterator<Item = (&EnvName, &ServiceName, Vec<(String, &Share)>)> {
         self.shares.iter().map(|((environment, service), shares)| {

@@ -296,19 +296,27 @@ impl RunState {
             Record::StepFinished { step, outcome, reason } => {
                 let environment = self.deploy_environment(step);
                 let mut deployed = None;
+                let mut lost = None;
                 if let Some(node) = self.node_state(step.node) {
                     node.steps.retain(|other| other != step);
                     if reason.is_some() {
                         node.told = reason.clone();
                     }
-                    if *outcome == Outcome::Succeeded
-                        && let Some(deploy) = &node.deploy
+                    // With a router the routes that were observed say what serves.
+                    if let Some(deploy) = &node.deploy
                         && deploy.step == *step
                         && deploy.program.seen.table.is_none()
                         && deploy.candidate_bp.is_none()
                     {
-                        deployed = Some(deploy.program.clone());
+                        match outcome {
+                            Outcome::Succeeded => deployed = Some(deploy.program.clone()),
+                            Outcome::RollbackFailed => lost = Some(deploy.program.clone()),
+                            _ => {}
+                        }
                     }
+                }
+                if let (Some(environment), Some(program)) = (&environment, lost) {
+                    self.serving.unknown(environment, &program);
                 }
                 if let (Some(environment), Some(program)) = (environment, deployed) {
                     self.serving.deployed(&environment, &program);

@@ -87,8 +87,8 @@ pub(crate) struct Cancel {
 /// Gives an approval.
 pub(crate) fn approve(args: &Approve, ui: &Ui) -> Ended {
     let asked = Asked::of(&args.target)?;
-    let by = asked.by.clone();
     if args.without_conditions {
+        let by = asked.by.clone();
         let node = asked
             .node(|_, now| now.started_at_ms.is_some() && now.finished.is_none(), "no gate is closed")?;
         let reason = args.reason.clone().unwrap_or_default();
@@ -107,6 +107,7 @@ pub(crate) fn approve(args: &Approve, ui: &Ui) -> Ended {
         )
         .help(format!("`cdpipe status {}` shows what it does", asked.meant.run.run)));
     }
+    let by = asked.approver(node, args.target.by.is_some())?;
     asked.send(Signal::Approve { node, by }, "approved", Some(node), ui)
 }
 
@@ -222,6 +223,24 @@ impl Asked {
                 .help(format!("one of {}", names.join(", "))))
             }
         }
+    }
+
+    /// In whose name an approval is given; an error if that name may not.
+    fn approver(&self, node: NodeId, named: bool) -> Result<String, Failure> {
+        let listed = self.state.nodes.get(node.0 as usize).and_then(|now| now.approval.as_ref());
+        let listed = listed.map(|approval| approval.by.clone()).unwrap_or_default();
+        let name = if named {
+            (listed.is_empty() || listed.contains(&self.by)).then(|| self.by.clone())
+        } else {
+            crate::people::name_for(&listed, &self.by)
+        };
+        name.ok_or_else(|| {
+            Failure::new(
+                &failure::NOT_POSSIBLE,
+                format!("`{}` may not approve `{}`", self.by, self.state.name(Some(node))),
+            )
+            .help(format!("{} may: a user of that name or group, or `--by NAME`", listed.join(" or ")))
+        })
     }
 
     fn send(&self, signal: Signal, done: &str, node: Option<NodeId>, ui: &Ui) -> Ended {

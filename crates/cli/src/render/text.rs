@@ -108,7 +108,9 @@ impl miette::Diagnostic for View<'_> {
     }
 
     fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
-        let fix = self.diagnostic.fix.as_ref().map(|fix| {
+        // A change that only a person may choose, and that the help says already, is not said twice.
+        let said = |title: &str| self.diagnostic.help.as_ref().is_some_and(|help| help.contains(title));
+        let fix = self.diagnostic.fix.as_ref().filter(|fix| fix.safe || !said(&fix.title)).map(|fix| {
             if fix.safe { format!("`--fix` will {}", fix.title) } else { format!("you could {}", fix.title) }
         });
         // Other files that the diagnostic points into: named here, because one drawing shows one file.
