@@ -68,6 +68,7 @@ fn normal(text: &str) -> String {
         (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ?", "DATE"),
         (r"\(\d+(\.\ds|m\d\ds) ago\)", "(AGO)"),
         (r"sha256:[0-9a-f]{64}", "sha256:HASH"),
+        (r"\([0-9a-f]{12}\)", "(RELEASE)"),
         (r#"("(at_ms|started_at_ms|ended_at_ms|duration_ms|expires_at_ms)": ?)\d+"#, "${1}0"),
     ];
     let mut text = text.to_owned();
