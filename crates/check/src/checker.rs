@@ -47,6 +47,8 @@ pub(crate) struct Checker<'b> {
     pub(crate) side_uses: Vec<(String, String, Span, Subject)>,
     /// (stage, service, environment, where): what is deployed.
     pub(crate) deploys: Vec<(usize, String, String, Span)>,
+    /// (stage, environment, where): where manifests are applied.
+    pub(crate) applies: Vec<(usize, String, Span)>,
     pub(crate) services: HashMap<(String, String, usize), Service>,
     fields: HashMap<(String, String, String, usize), Low>,
     resolving: Vec<(String, String)>,
@@ -81,6 +83,7 @@ impl<'b> Checker<'b> {
             requests_uses: Vec::new(),
             side_uses: Vec::new(),
             deploys: Vec::new(),
+            applies: Vec::new(),
             services: HashMap::new(),
             fields: HashMap::new(),
             resolving: Vec::new(),

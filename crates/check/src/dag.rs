@@ -289,7 +289,15 @@ fn guards(checker: &mut Checker<'_>, graph: &Graph<'_>, mode: Option<Mode>) {
         guarded[*node] = graph.needs[*node].iter().any(|need| is_gate[need.node] || guarded[need.node]);
     }
     if mode == Some(Mode::Delivery) {
-        for (node, service, environment, span) in checker.deploys.clone() {
+        let deployed = checker.deploys.iter().map(|(node, service, environment, span)| {
+            (*node, format!("`{service}` reaches"), environment.clone(), *span)
+        });
+        let applied = checker
+            .applies
+            .iter()
+            .map(|(node, environment, span)| (*node, "this changes".to_owned(), environment.clone(), *span));
+        let changes: Vec<_> = deployed.chain(applied).collect();
+        for (node, what, environment, span) in changes {
             if guarded[node] {
                 continue;
             }
@@ -309,7 +317,7 @@ fn guards(checker: &mut Checker<'_>, graph: &Graph<'_>, mode: Option<Mode>) {
                     Diagnostic::new(
                         &security::UNGUARDED,
                         span,
-                        format!("`{service}` reaches the protected environment `{environment}` without a gate"),
+                        format!("{what} the protected environment `{environment}` without a gate"),
                     )
                     .also(said.map_or(block.name_span(), |setting| setting.span), "protected")
                     .help("put a gate before it (`gate release { approval { by = [\"ops\"] } }` and `needs = [release]`), or say `mode = deployment`"),

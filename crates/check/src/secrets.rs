@@ -5,6 +5,7 @@ use crate::codes::security::HARD_CODED;
 use crate::values::as_text;
 use cdpipe_syntax::tree::{Expr, StrLit};
 use cdpipe_syntax::{Diagnostic, Span};
+use std::sync::OnceLock;
 
 /// How well-known credentials start, and the fewest characters that follow.
 const PREFIXES: &[(&str, usize)] = &[
@@ -35,6 +36,22 @@ const NAMES: &[&str] = &[
     "authorization",
 ];
 
+/// Finds what the checks below look for, in one pass; `None` can't be, since the pattern is fixed and tested.
+fn suspicious() -> Option<&'static regex::Regex> {
+    static PATTERN: OnceLock<Option<regex::Regex>> = OnceLock::new();
+    PATTERN
+        .get_or_init(|| {
+            let words: Vec<String> = PREFIXES
+                .iter()
+                .map(|(prefix, _)| *prefix)
+                .chain(["-----BEGIN", "hooks.slack.com/", "://"])
+                .map(regex::escape)
+                .collect();
+            regex::Regex::new(&words.join("|")).ok()
+        })
+        .as_ref()
+}
+
 impl Checker<'_> {
     /// A setting whose name says that it holds a credential, with a literal text.
     pub(crate) fn credential(&mut self, key: &str, value: &Expr) {
@@ -52,7 +69,8 @@ impl Checker<'_> {
 
     /// A literal text that looks like a well-known credential.
     pub(crate) fn credential_in(&mut self, text: &str, span: Span) {
-        if text.len() < 16 {
+        // Nearly every text of a pipeline holds none of these, so one look for all of them decides.
+        if text.len() < 16 || suspicious().is_none_or(|pattern| !pattern.is_match(text)) {
             return;
         }
         let word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');

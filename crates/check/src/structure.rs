@@ -740,9 +740,10 @@ fn owner(spec: &'static Statement, head: &Head<'_>) -> String {
 /// The key as text, and whether it is one plain word.
 pub(crate) fn key_text(key: &tree::Key) -> (String, bool) {
     match &key.kind {
+        KeyKind::Path(parts) if parts.len() == 1 => (parts[0].text.clone(), true),
         KeyKind::Path(parts) => {
             let words: Vec<_> = parts.iter().map(|part| part.text.as_str()).collect();
-            (words.join("."), words.len() == 1)
+            (words.join("."), false)
         }
         KeyKind::Str(text) => (text.plain().unwrap_or_default(), false),
     }

@@ -47,6 +47,22 @@ impl<'b> Checker<'b> {
                 block.head(),
             ));
             self.fits_target(service, environment, block.head());
+            if let (Some(route), None) = (service.child(Id::ServiceRoute), environment.child(Id::Traffic)) {
+                self.report(
+                    Diagnostic::new(
+                        &code::NO_ROUTER,
+                        block.head(),
+                        format!(
+                            "`{}` has a route, and `{}` has nothing that steers traffic",
+                            service.name_text(),
+                            environment.name_text()
+                        ),
+                    )
+                    .also(route.head(), "the route")
+                    .also(environment.name_span(), "no `traffic` in it")
+                    .help("give the environment a router: `traffic proxy`"),
+                );
+            }
         }
         let built = service.map(|service| self.service(service, environment, &inner));
         let named = found.name("strategy").and_then(|name| self.names.get(Names::Strategy, name));

@@ -65,6 +65,9 @@ impl<'b> Checker<'b> {
                         .help("apply them to an environment with `target kubernetes`"),
                     );
                 }
+                if let (Some(node), Place::Step) = (scope.node, scope.place) {
+                    self.applies.push((node, environment.clone(), block.head()));
+                }
                 let path = or_blank(found.expr("PATH"));
                 let label = format!("apply {} to {environment}", plain(&path));
                 (StepKind::Apply { path, environment: EnvName::from(environment) }, label, found)

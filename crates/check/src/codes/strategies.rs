@@ -48,4 +48,9 @@ codes! {
     "A step of a canary without `for` or `until` goes on at once, so nobody has seen the candidate at this share."
     bad "environment here {\n  target local\n  traffic proxy\n}\nservice web { command = [\"./web\"] }\nstage up { deploy web to here { canary { step 10% } } }\n"
     good "environment here {\n  target local\n  traffic proxy\n}\nservice web { command = [\"./web\"] }\nstage up { deploy web to here { canary { step 10% for 5m } } }\n"
+
+    NO_ROUTER = "CD0610" Warning "route without a router";
+    "The service says where users reach it, and the environment has no `traffic`, so nothing sends them there."
+    bad "environment here { target local }\nservice web { command = [\"./web\"], route { listen = 8080 } }\nstage up { deploy web to here }\n"
+    good "environment here {\n  target local\n  traffic proxy\n}\nservice web { command = [\"./web\"], route { listen = 8080 } }\nstage up { deploy web to here }\n"
 }
