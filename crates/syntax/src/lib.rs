@@ -6,7 +6,7 @@
 //! Invariants: [`parse`] takes any text, never fails and never panics, and its work is bounded by the length of the text; spans lie on
 //! character boundaries of the text that was given; nothing in a tree nests deeper than 64 levels, or has more than 1,000
 //! operators in a row, so whoever walks it may recurse; where a tree holds an error node there is a diagnostic about it;
-//! [`format`] keeps tree and comments. The grammar is `grammar/cdpipe.pest`, explained in `docs/grammar.md`.
+//! [`format()`] keeps tree and comments. The grammar is `grammar/cdpipe.pest`, explained in `docs/grammar.md`.
 
 mod codes;
 pub mod diagnostic;
