@@ -216,7 +216,7 @@ pub(crate) struct Report {
     pub(crate) missing: Vec<String>,
 }
 
-/// Brings up parts, and says so. A part that is `borrowed` (by a test run) ends with [`give_back`].
+/// Brings up parts, and says so. A part that is `borrowed` (by a test run) ends with that run.
 ///
 /// # Errors
 /// A part is broken, or in CI missing.
