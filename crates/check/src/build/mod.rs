@@ -8,6 +8,7 @@ mod params;
 mod place;
 mod service;
 mod steps;
+mod strategies;
 mod tests;
 mod watch;
 

@@ -557,7 +557,7 @@ fn least_ms(step: &Step) -> u64 {
     match &step.kind {
         StepKind::Wait { ms } => *ms,
         StepKind::Watch(watch) => watch.for_ms.unwrap_or(0),
-        StepKind::Deploy(deploy) => super::deploy::soak(&deploy.strategy)
+        StepKind::Deploy(deploy) => super::strategies::soak(&deploy.strategy)
             .saturating_add(deploy.watch.as_ref().map_or(0, |watch| watch.after_ms)),
         _ => 0,
     }
