@@ -85,7 +85,7 @@ impl Runner for HostRunner {
             "outcome-unknown",
             format!("nobody knows how the command of {} ended: cdpipe was ended while it ran", call.effect),
         )
-        .help("look at what it should have done, then `cdpipe retry` the stage or cancel the run");
+        .help("look at what it should have done; where that is not there, run the pipeline again");
         Box::pin(std::future::ready(Probe::Unknown(fault)))
     }
 }

@@ -105,7 +105,8 @@ impl Shell {
         let status = running
             .reap()
             .map_err(|error| Fault::new("command-failed", format!("the command was lost: {error}")))?;
-        let took = format_duration_ms(begun.elapsed().as_secs_f64() * 1000.0);
+        // Whole milliseconds: what is finer is noise to whoever reads it.
+        let took = format_duration_ms((begun.elapsed().as_secs_f64() * 1000.0).round());
         let name = || self.masker.mask(&title(&command.run.script)).into_owned();
         match cut {
             Some(Cut::Cancelled) => {
