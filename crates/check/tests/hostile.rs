@@ -78,7 +78,7 @@ fn pipelines_with_tokens_dropped_doubled_and_swapped() {
                 start = at + c.len_utf8();
             }
         }
-        for _ in 0..40 {
+        for _ in 0..12 {
             let mut mutant = tokens.clone();
             for _ in 0..=dice.roll(3) {
                 let (at, other) = (dice.roll(mutant.len()), dice.roll(mutant.len()));
@@ -103,7 +103,7 @@ fn pipelines_with_tokens_dropped_doubled_and_swapped() {
 #[test]
 fn every_prefix_of_the_tour() {
     let text = pipelines()[0];
-    for (at, _) in text.char_indices().filter(|(at, _)| at % 37 == 0) {
+    for (at, _) in text.char_indices().filter(|(at, _)| at % 97 == 0) {
         sound(&text[..at]);
     }
 }
