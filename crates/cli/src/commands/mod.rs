@@ -2,6 +2,7 @@
 
 mod check;
 mod completions;
+mod docs;
 mod doctor;
 mod down;
 mod explain;
@@ -70,6 +71,9 @@ pub(crate) enum Command {
     Explain(explain::Args),
     /// Look at the built-in reverse proxy, or run it by hand.
     Proxy(proxy::Args),
+    /// Print or write the pages that are made from the program.
+    #[command(hide = true)]
+    Docs(docs::Args),
     /// Print a completion script for a shell.
     Completions(completions::Args),
 }
@@ -99,6 +103,7 @@ impl Command {
             Command::Doctor(args) => doctor::run(args, ui),
             Command::Explain(args) => explain::run(args, ui),
             Command::Proxy(args) => proxy::run(args, ui),
+            Command::Docs(args) => docs::run(args, ui),
             Command::Completions(args) => completions::run(args, ui),
         }
     }

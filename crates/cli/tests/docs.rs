@@ -1,0 +1,97 @@
+//! What the documentation says is so: its pipelines are accepted, and its list of commands is that of the binary.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn docs(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(name)
+}
+
+/// The fenced blocks of a page that are marked with this word, in order.
+fn fenced(page: &str, word: &str) -> Vec<String> {
+    let mut blocks = Vec::new();
+    let mut open: Option<String> = None;
+    for line in page.lines() {
+        match &mut open {
+            None if line == format!("```{word}") => open = Some(String::new()),
+            None => {}
+            Some(_) if line == "```" => blocks.extend(open.take()),
+            Some(block) => {
+                block.push_str(line);
+                block.push('\n');
+            }
+        }
+    }
+    assert!(open.is_none(), "a block is not closed");
+    blocks
+}
+
+/// What `cdpipe check --strict` says of a text: its exit code and all it printed.
+fn check(text: &str) -> (i32, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("shop.cd");
+    std::fs::write(&path, text).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_cdpipe"))
+        .args(["check", "--strict", "shop.cd"])
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    (output.status.code().unwrap(), said)
+}
+
+#[test]
+fn the_snippets_of_the_tour_are_one_pipeline() {
+    let page = std::fs::read_to_string(docs("tour.md")).unwrap();
+    let blocks = fenced(&page, "cd");
+    assert!(blocks.len() >= 10, "the snippets are gone: {}", blocks.len());
+    let (code, said) = check(&blocks.join("\n"));
+    assert_eq!(code, 0, "{said}");
+    for block in &blocks {
+        let formatted = cdpipe_syntax::format(block).unwrap();
+        assert_eq!(&formatted, block, "the tour is laid out as `cdpipe fmt` would");
+    }
+}
+
+#[test]
+fn pipelines_of_the_other_pages_are_accepted_too() {
+    let page = std::fs::read_to_string(docs("operations.md")).unwrap();
+    for block in fenced(&page, "cd") {
+        let (code, said) = check(&block);
+        assert_eq!(code, 0, "{said}\n{block}");
+    }
+}
+
+#[test]
+fn operations_names_every_command_that_the_binary_has() {
+    let page = std::fs::read_to_string(docs("operations.md")).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_cdpipe")).arg("help").output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    let commands: Vec<&str> = help
+        .lines()
+        .skip_while(|line| !line.starts_with("Commands:"))
+        .skip(1)
+        .take_while(|line| !line.trim().is_empty())
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|word| *word != "help")
+        .collect();
+    assert!(commands.len() > 15, "{commands:?}");
+    for command in commands {
+        assert!(page.contains(&format!("`cdpipe {command}")), "docs/operations.md does not tell of `cdpipe {command}`");
+    }
+}
+
+/// `UPDATE_PAGES=1 cargo test -p cdpipe --test docs` writes it.
+#[test]
+fn the_page_of_the_command_lines_errors_is_that_of_the_codes() {
+    let output = Command::new(env!("CARGO_BIN_EXE_cdpipe")).args(["docs", "command-line-errors"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let path = docs("command-line-errors.md");
+    if std::env::var_os("UPDATE_PAGES").is_some() {
+        std::fs::write(&path, &text).unwrap();
+    }
+    assert!(text.contains("CD0001"));
+    assert_eq!(std::fs::read_to_string(&path).unwrap_or_default(), text, "write it again with UPDATE_PAGES=1");
+}
