@@ -33,7 +33,7 @@ cargo xtask test  [--timeout-min N] [--keep-lab] [--no-lab] [FILTER …]
                                        every test of the workspace; sets up and takes down the parts of the lab it needs
 cargo xtask ci    [--only A,B] [--except A,B] [--fuzz-min N]
                                        fmt, clippy, deny, doc, fuzz, test: cheapest first, all of them, one summary
-cargo xtask bench [NAME …] [--rounds N] [--quick] [--profile P | --binary FILE] [--write] [--json FILE]
+cargo xtask bench [NAME …] [--rounds N] [--quick] [--profile P [--no-build] | --binary FILE] [--write] [--json FILE]
                                        check, run, proxy, start, memory, size: ratios to a peer measured in the same run
 cargo xtask soak  [--minutes N] [FILTER …]
                                        the tests again and again with new seeds, until the time is up or one fails

@@ -120,7 +120,7 @@ const BENCHES: &[Bench] = &[
 
 /// `cargo xtask bench`
 pub(crate) fn command(raw: &[String]) -> Result<(), String> {
-    let args = Args::parse(raw, &["rounds", "profile", "binary", "json"], &["quick", "write"])?;
+    let args = Args::parse(raw, &["rounds", "profile", "binary", "json"], &["quick", "write", "no-build"])?;
     for name in &args.words {
         if !BENCHES.iter().any(|bench| bench.name == name) {
             let known: Vec<&str> = BENCHES.iter().map(|bench| bench.name).collect();
@@ -144,6 +144,7 @@ fn measure(args: &Args, rounds: usize, profile: &str) -> Result<(), String> {
     heading("build");
     let (cdpipe, profile) = match args.option("binary") {
         Some(path) => (PathBuf::from(path), format!("the binary {path}")),
+        None if args.switch("no-build") => (built(profile)?, profile.to_owned()),
         None => (build(profile)?, profile.to_owned()),
     };
     let dir = project::target().join("bench");
@@ -199,6 +200,16 @@ fn build(profile: &str) -> Result<PathBuf, String> {
     if !ended.ok() {
         return Err(format!("`{}`: {}", job.shown(), ended.how()));
     }
+    built(profile)
+}
+
+/// The binary that cargo has built in this profile.
+fn built(profile: &str) -> Result<PathBuf, String> {
     let folder = if profile == "dev" { "debug" } else { profile };
-    Ok(project::target().join(folder).join("cdpipe"))
+    let path = project::target().join(folder).join("cdpipe");
+    if project::is_executable(&path) {
+        Ok(path)
+    } else {
+        Err(format!("there is no {}", project::shown(&path)))
+    }
 }
