@@ -11,8 +11,10 @@ use crate::{project, sys};
 
 /// Building the targets with the sanitizer, cold, on two cores.
 const BUILD_WITHIN: Duration = Duration::from_secs(20 * 60);
-/// What libFuzzer may take over its own limit.
-const SLACK: Duration = Duration::from_secs(60);
+/// What libFuzzer may take over its own limit: it first reads the whole corpus, whatever that takes.
+const SLACK: Duration = Duration::from_secs(10 * 60);
+/// Asking rustup what there is.
+const LIST_WITHIN: Duration = Duration::from_secs(60);
 /// Inputs past this length cost time and find nothing that a shorter one does not.
 const LONGEST_INPUT_BYTES: u32 = 16 * 1024;
 /// An input that takes longer than this is a finding.
@@ -53,15 +55,15 @@ pub(crate) fn run(time: Duration) -> Result<String, String> {
         let (corpus, seeds) = (corpus.to_string_lossy().into_owned(), seeds.to_string_lossy().into_owned());
         let mut args = vec!["run", target.as_str(), &corpus, &seeds, "--"];
         args.extend(limits.iter().map(String::as_str));
-        if must(&fuzz, &args, share + SLACK).is_err() {
-            found.push(target.as_str());
+        if let Err(error) = must(&fuzz, &args, share + SLACK) {
+            found.push(format!("{target}: {error}"));
         }
         if sys::interrupted() {
             return Err("interrupted".to_owned());
         }
     }
     if !found.is_empty() {
-        return Err(format!("found something: {} (the inputs are in fuzz/artifacts)", found.join(", ")));
+        return Err(format!("{}\nwhat was found is in fuzz/artifacts", found.join("\n")));
     }
     Ok(format!("{} targets, {} s each", targets.len(), share.as_secs()))
 }
@@ -73,12 +75,13 @@ fn must(fuzz: &str, args: &[&str], within: Duration) -> Result<(), String> {
         .without_env("RUSTC")
         .env("RUSTUP_TOOLCHAIN", "nightly");
     let ended = job.run()?;
-    if ended.ok() { Ok(()) } else { Err(format!("`cargo fuzz {}`: {}", args.join(" "), ended.how())) }
+    let what = args.iter().take(2).copied().collect::<Vec<_>>().join(" ");
+    if ended.ok() { Ok(()) } else { Err(format!("`cargo fuzz {what} …`: {}", ended.how())) }
 }
 
 /// The path of cargo-fuzz, where a nightly toolchain is there too.
 fn means() -> Result<String, String> {
-    let list = Job::new("rustup", ["toolchain", "list"], SLACK).capture();
+    let list = Job::new("rustup", ["toolchain", "list"], LIST_WITHIN).capture();
     if !list.is_ok_and(|ended| ended.ok() && ended.output.lines().any(|line| line.starts_with("nightly"))) {
         return Err("there is no nightly toolchain (rustup toolchain install nightly)".to_owned());
     }
