@@ -110,8 +110,14 @@ impl Inside {
     /// The median time of some repeats, in milliseconds.
     fn sample(&self, program: &Path, file: &str) -> Result<f64, String> {
         let said = Job::new(program, [file, &REPEATS.to_string()], ONE_RUN_WITHIN).must()?.output;
-        let times: Vec<f64> =
-            said.lines().filter_map(|line| line.parse().ok()).map(|ns: f64| ns / 1e6).collect();
+        let column = |number: usize| -> Vec<f64> {
+            let words = said.lines().filter_map(|line| line.split(' ').nth(number)?.parse().ok());
+            words.map(|ns: f64| ns / 1e6).collect()
+        };
+        let (times, parsing) = (column(0), column(1));
+        if !parsing.is_empty() {
+            say(&format!("of {:.2} ms, parsing takes {:.2} ms", median(&times), median(&parsing)));
+        }
         if times.len() == REPEATS {
             Ok(median(&times))
         } else {
