@@ -224,6 +224,6 @@ fn a_command_that_fills_the_disk_is_not_done_twice_behind_ones_back() {
     assert_ended(&place.run(["run", "fill.cd"]).unwrap(), 1, &["cdpipe resume"]);
     std::fs::remove_file(place.state().join("filler")).unwrap();
     // That it ended well could not be written down, so it is not assumed; and it is not simply done again.
-    assert_ended(&place.run(["resume"]).unwrap(), 1, &["nobody knows", "cdpipe retry"]);
+    assert_ended(&place.run(["resume"]).unwrap(), 1, &["nobody knows", "run the pipeline again"]);
     assert_eq!(std::fs::read_to_string(place.work().join("done")).unwrap(), "one\n");
 }

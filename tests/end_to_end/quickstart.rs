@@ -31,7 +31,10 @@ fn run(pipeline: &str, case: &str, code: i32) -> String {
 /// Times, ids and counts. How often a watch looked, and what it measured while nothing had to be done, depends on the machine.
 fn what_varies(place: &Place) -> Normaliser {
     let rules = [
-        (r"(?m)^\[ *[0-9dhms.]+\] \S* *watch: (passes|warns|has no data).*\n(\[ *[0-9dhms.]+\] \S* {5,}.*\n)*", ""),
+        (
+            r"(?m)^\[ *[0-9dhms.]+\] \S* *watch: (passes|warns|has no data).*\n(\[ *[0-9dhms.]+\] \S* {5,}.*\n)*",
+            "",
+        ),
         (r"(?m)^\[ *[0-9dhms.]+\] ", "| "),
         (r"\b\d{8}-\d{6}-[0-9a-f]{4}\b", "RUN"),
         (r"ada@\S+ pid \d+", "ada@HOST pid PID"),
