@@ -7,6 +7,7 @@ use cdpipe_tests::load::{Kind, Load, Mix, Running};
 use cdpipe_tests::place::{Place, binary};
 use cdpipe_tests::processes::Ended;
 use rustix::process::{Pid, Signal, kill_process};
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -191,14 +192,20 @@ fn a_full_disk_under_the_journal_stops_the_run_and_loses_nothing() {
     let pipeline = "stage first {\n  run \"echo one >> done\"\n  wait 3s\n}\n\
                     stage second {\n  needs = [first]\n  run \"echo two >> done\"\n}\n";
     place.write("full.cd", pipeline).unwrap();
-    let run =
+    let mut run =
         place.command(["run", "full.cd"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    assert!(comes_true(Duration::from_secs(20), || place.work().join("done").exists()));
+    // A line is told when its record is in the journal, so from here on the first command is known to have ended.
+    let mut lines = BufReader::new(run.stdout.take().unwrap());
+    let mut told = String::new();
+    while !told.contains("wait 3s") {
+        assert_ne!(lines.read_line(&mut told).unwrap(), 0, "it ended without waiting:\n{told}");
+    }
     // The wait gives time to fill the disk to its last byte.
     let filler = place.state().join("filler");
     assert!(std::fs::write(&filler, vec![0; 4 << 20]).is_err(), "the disk is larger than it was made");
+    lines.read_to_string(&mut told).unwrap();
     let output = run.wait_with_output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap() + &String::from_utf8(output.stdout).unwrap();
+    let said = told + &String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("full") && said.contains("cdpipe resume"), "{said}");
     assert_eq!(
