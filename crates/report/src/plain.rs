@@ -10,6 +10,7 @@ use crate::words;
 use cdpipe_model::NodeId;
 use cdpipe_model::event::Event;
 use std::io::Write;
+use unicode_width::UnicodeWidthStr;
 
 /// The widest a stage's name may make its column.
 const MAX_NAME_COLUMNS: usize = 24;
@@ -81,12 +82,11 @@ pub(crate) fn prefix(state: &RunState, at_ms: u64, node: Option<NodeId>) -> Line
     Line::new()
         .push(Tone::Dim, format!("[{elapsed:>6}] "))
         .push(Tone::Strong, name)
-        .pad_to(9 + name_columns(state) + 2)
+        .pad_to(9 + name_columns(state).max(name.width()) + 2)
 }
 
 /// How wide the column of names is: as wide as the longest name, within reason.
 pub(crate) fn name_columns(state: &RunState) -> usize {
-    use unicode_width::UnicodeWidthStr;
     let longest = state.plan().into_iter().flat_map(|plan| &plan.nodes).map(|node| node.name.width()).max();
     longest.unwrap_or(0).min(MAX_NAME_COLUMNS)
 }

@@ -14,6 +14,7 @@ use cdpipe_model::record::Record;
 use cdpipe_model::{NodeId, Outcome};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 use std::time::Duration;
+use unicode_width::UnicodeWidthStr;
 
 /// The shortest time between two drawings.
 const REDRAW_MS: u64 = 100;
@@ -132,7 +133,7 @@ impl Terminal {
             Line::new()
                 .push(fact.tone, format!("{mark} "))
                 .push(Tone::Strong, name)
-                .pad_to(columns)
+                .pad_to(columns.max(name.width() + 4))
                 .push(fact.tone, fact.text.clone()),
         ];
         lines.extend(
