@@ -38,7 +38,8 @@ fn check(text: &str) -> (i32, String) {
         .current_dir(dir.path())
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let said =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     (output.status.code().unwrap(), said)
 }
 
@@ -79,19 +80,27 @@ fn operations_names_every_command_that_the_binary_has() {
         .collect();
     assert!(commands.len() > 15, "{commands:?}");
     for command in commands {
-        assert!(page.contains(&format!("`cdpipe {command}")), "docs/operations.md does not tell of `cdpipe {command}`");
+        assert!(
+            page.contains(&format!("`cdpipe {command}")),
+            "docs/operations.md does not tell of `cdpipe {command}`"
+        );
     }
 }
 
 /// `UPDATE_PAGES=1 cargo test -p cdpipe --test docs` writes it.
 #[test]
 fn the_page_of_the_command_lines_errors_is_that_of_the_codes() {
-    let output = Command::new(env!("CARGO_BIN_EXE_cdpipe")).args(["docs", "command-line-errors"]).output().unwrap();
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_cdpipe")).args(["docs", "command-line-errors"]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let path = docs("command-line-errors.md");
     if std::env::var_os("UPDATE_PAGES").is_some() {
         std::fs::write(&path, &text).unwrap();
     }
     assert!(text.contains("CD0001"));
-    assert_eq!(std::fs::read_to_string(&path).unwrap_or_default(), text, "write it again with UPDATE_PAGES=1");
+    assert_eq!(
+        std::fs::read_to_string(&path).unwrap_or_default(),
+        text,
+        "write it again with UPDATE_PAGES=1"
+    );
 }

@@ -1,5 +1,5 @@
 //! The binary's exact answers. Each folder under `cases` holds files and a `transcript.txt`: lines that begin with `$ ` are typed into
-//! a shell in a copy of the folder, what follows is all that is answered (both streams, in order), and `[exit 2]` where it is not 0.
+//! a shell in a copy of the folder (lines with `## ` are remarks), what follows is all that is answered (both streams, in order), and `[exit 2]` where it is not 0.
 //!
 //! What differs between two runs that did the same (times, ids, processes) is replaced by a word.
 //!
@@ -87,7 +87,7 @@ fn replay(folder: &Path) -> (String, String) {
     let mut actual = String::new();
     for line in transcript.lines() {
         // Remarks stay where they are, before the command that they are about.
-        if line.starts_with("# ") {
+        if line.starts_with("## ") {
             actual.push_str(&format!("{line}\n"));
         } else if let Some(command) = line.strip_prefix("$ ") {
             actual.push_str(&format!("$ {command}\n{}\n", normal(&answer(command, &dir, home.path()))));

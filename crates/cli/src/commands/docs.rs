@@ -40,7 +40,10 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> Ended {
 
 fn write(dir: &Path, pages: Vec<(String, String)>) -> Result<(), Failure> {
     std::fs::create_dir_all(dir).map_err(|error| {
-        Failure::new(&failure::UNWRITABLE, format!("`{}` cannot be made: {}", dir.display(), files::reason(&error)))
+        Failure::new(
+            &failure::UNWRITABLE,
+            format!("`{}` cannot be made: {}", dir.display(), files::reason(&error)),
+        )
     })?;
     for (name, text) in pages {
         files::replace(&dir.join(name).display().to_string(), &text)?;
