@@ -169,6 +169,8 @@ impl miette::SourceCode for View<'_> {
             if place { lines.line_col(&source.text, start).col.saturating_sub(1) as usize } else { 0 };
         let to = if last + 1 < lines.line_count() { lines.line_start(last + 1) } else { source.text.len() };
         let window = source.text.get(from..to).ok_or(MietteError::OutOfBounds)?;
+        // Of the window, not of the file: by it miette tells places that stand together from those that are drawn apart.
+        let line_count = last + 1 - first;
         // A context line that is enormous is left out; of a marked line that is, the part around the mark is shown.
         let (from, window, first) = match cut_line(source, start) {
             Some(cut) if !place => {
@@ -182,7 +184,7 @@ impl miette::SourceCode for View<'_> {
             (from, window.len()).into(),
             first,
             column,
-            lines.line_count(),
+            line_count,
         )))
     }
 }
