@@ -113,8 +113,7 @@ fn when_the_old_release_can_not_come_back_a_person_is_called() {
     let users = visitors(&shop);
     // While the candidate goes bad, the stable release's program vanishes and its instance dies: there is nothing to
     // go back to.
-    let mut run =
-        shop.place.command(["run", "shop.cd", "--set", "version=v2", "--set", "fault=errors=40%"]);
+    let mut run = shop.place.command(["run", "shop.cd", "--set", "version=v2", "--set", "fault=errors=40%"]);
     let run = run.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     assert!(comes_true(Duration::from_secs(20), || instances(&shop, "v2") == 1));
     std::fs::remove_file(shop.place.work().join("shop-v1")).unwrap();
