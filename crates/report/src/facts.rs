@@ -189,7 +189,7 @@ impl Facts {
                 let whom = if by.is_empty() { "anyone".to_owned() } else { by.join(" or ") };
                 let many = if *quorum > 1 { format!(" ({quorum} of them)") } else { String::new() };
                 let until = expires_at_ms.map_or(String::new(), |expires| {
-                    format!(", expires in {}", words::duration(expires.saturating_sub(self.at_ms)))
+                    format!(", expires in {}", words::about(expires.saturating_sub(self.at_ms)))
                 });
                 let name = before.name(Some(*node)).to_owned();
                 let fact = self.tell(

@@ -147,6 +147,11 @@ pub fn duration(ms: u64) -> String {
     cdpipe_model::value::format_duration_ms(ms as f64)
 }
 
+/// A time that is left, to the nearest second: what it takes to say so is not worth a millisecond in it.
+pub fn about(ms: u64) -> String {
+    duration(if ms < 1_000 { ms } else { ms.saturating_add(500) / 1_000 * 1_000 })
+}
+
 /// `a canary`, `a rolling update`: how a deploy goes.
 pub fn strategy(strategy: &Strategy) -> &'static str {
     match strategy {
@@ -160,6 +165,13 @@ pub fn strategy(strategy: &Strategy) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_that_is_left_is_told_in_whole_seconds() {
+        for (ms, text) in [(86_399_999, "1d"), (86_400_000, "1d"), (1_499, "1s"), (250, "250ms")] {
+            assert_eq!(about(ms), text);
+        }
+    }
 
     #[test]
     fn spans_of_time_are_short() {
