@@ -1,7 +1,10 @@
 //! Ports that nobody listens on.
 
-use std::net::TcpListener;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 /// Below the ports that the system gives to outgoing connections, so none of those takes one between its choice and
 /// its use.
@@ -20,12 +23,22 @@ pub fn free() -> std::io::Result<u16> {
             std::process::id().wrapping_mul(97).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT;
         // Exact: the sum is below 65,536.
         let port = (FIRST + offset) as u16;
-        match TcpListener::bind(("127.0.0.1", port)) {
+        match take(port) {
             Ok(_) => return Ok(port),
-            Err(error) => last = error,
+            Err(error) => last = error.into(),
         }
     }
     Err(last)
+}
+
+/// Binds the port without listening on it. Another thread may fork a child in this very moment, which keeps the socket
+/// until its exec: a port that is only bound, by a socket that shares, can be listened on all the same.
+fn take(port: u16) -> rustix::io::Result<OwnedFd> {
+    let socket =
+        rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    rustix::net::bind(&socket, &SocketAddr::from(([127, 0, 0, 1], port)))?;
+    Ok(socket)
 }
 
 #[cfg(test)]
@@ -34,6 +47,18 @@ mod tests {
     fn ports_differ_and_can_be_listened_on() {
         let (a, b) = (super::free().unwrap(), super::free().unwrap());
         assert_ne!(a, b);
-        assert!(std::net::TcpListener::bind(("127.0.0.1", a)).is_ok());
+        std::net::TcpListener::bind(("127.0.0.1", a)).unwrap();
+    }
+
+    #[test]
+    fn a_port_that_is_listened_on_is_not_free_and_one_that_is_only_bound_can_be_listened_on() {
+        let port = super::free().unwrap();
+        let address = ("127.0.0.1", port);
+        let listener = std::net::TcpListener::bind(address).unwrap();
+        assert!(super::take(port).is_err());
+        drop(listener);
+        let kept = super::take(port).unwrap();
+        std::net::TcpListener::bind(address).unwrap();
+        drop(kept);
     }
 }

@@ -149,7 +149,9 @@ impl Asker {
                 }
                 Err(reason) => {
                     misses = misses.saturating_add(1);
-                    let settled = succeeded || since.elapsed() >= grace;
+                    // A readiness check that was never met has only missed, however long it goes on: whether the
+                    // last miss before a deadline is counted must not depend on the millisecond it came in.
+                    let settled = succeeded || (ready_check.is_none() && since.elapsed() >= grace);
                     let enough = self.check.failures.max(1);
                     if misses >= enough && settled {
                         Some(State::Bad(format!("{reason} ({enough} times in a row)")))
