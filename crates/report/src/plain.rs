@@ -87,8 +87,7 @@ pub(crate) fn prefix(state: &RunState, at_ms: u64, node: Option<NodeId>) -> Line
 
 /// How wide the column of names is: as wide as the longest name, within reason.
 pub(crate) fn name_columns(state: &RunState) -> usize {
-    let longest = state.plan().into_iter().flat_map(|plan| &plan.nodes).map(|node| node.name.width()).max();
-    longest.unwrap_or(0).min(MAX_NAME_COLUMNS)
+    state.longest_name_columns.min(MAX_NAME_COLUMNS)
 }
 
 impl<W: Write + Send> Reporter for Plain<W> {

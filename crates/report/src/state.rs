@@ -10,6 +10,7 @@ use cdpipe_model::record::{Finding, Record, RunHeader, Signal, TimerId, TimerPur
 use cdpipe_model::{ActionId, EnvName, Fault, NodeId, Outcome};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use unicode_width::UnicodeWidthStr as _;
 
 /// Output lines that are kept for each stage, to be shown if it fails.
 pub const TAIL_LINES: usize = 30;
@@ -19,6 +20,8 @@ pub const TAIL_LINES: usize = 30;
 pub struct RunState {
     /// What is run.
     pub header: Option<Arc<RunHeader>>,
+    /// Columns of the longest name of a stage or gate: looked at for every line, so counted once.
+    pub(crate) longest_name_columns: usize,
     /// When this process took the run, milliseconds since 1970.
     pub opened_at_ms: u64,
     /// Whether it had been begun before.
@@ -209,6 +212,8 @@ impl RunState {
                 if self.opened_at_ms == 0 {
                     self.opened_at_ms = now_ms;
                 }
+                let columns = header.plan.nodes.iter().map(|node| node.name.width()).max();
+                self.longest_name_columns = columns.unwrap_or(0);
                 self.header = Some(Arc::clone(header));
             }
             Event::Record { at_ms, record, .. } => {
