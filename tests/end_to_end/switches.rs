@@ -4,6 +4,7 @@
 
 use cdpipe_tests::deployed::Deployed;
 use cdpipe_tests::load::{Kind, Load, Mix, Named, Timeline};
+use cdpipe_tests::moments::allow_routes;
 use std::time::Duration;
 
 const SWITCHES: u32 = 50;
@@ -43,14 +44,13 @@ fn fifty_switches_and_rollbacks_drop_nothing() {
             9 => "never-healthy",
             _ => "",
         };
-        versions.allow_from(clock.now(), [stable.version.as_str(), &version]);
-        let ended = shop.deploy(&version, fault).unwrap();
+        let ended = shop.deploy_with(&version, fault, &["--json"]).unwrap();
         let expected = if fault.is_empty() { 0 } else { 3 };
         assert_eq!(ended.code, Some(expected), "{version} {fault}: {ended:?}");
+        allow_routes(&ended.stdout, clock, &mut versions).unwrap();
         if fault.is_empty() {
             stable.version = version;
         }
-        versions.allow_from(clock.now(), [stable.version.as_str()]);
         let answer = shop.ask().unwrap();
         assert_eq!((answer.status, &answer.version), (200, &stable.version));
     }

@@ -48,14 +48,17 @@ impl Deployed {
     /// # Errors
     /// When the command can't be run; how it ended is the answer.
     pub fn deploy(&self, version: &str, fault: &str) -> Result<Ended, RunError> {
-        self.place.run([
-            "run",
-            FILE,
-            "--set",
-            &format!("version={version}"),
-            "--set",
-            &format!("fault={fault}"),
-        ])
+        self.deploy_with(version, fault, &[])
+    }
+
+    /// The same with more arguments, such as `--json`.
+    ///
+    /// # Errors
+    /// When the command can't be run; how it ended is the answer.
+    pub fn deploy_with(&self, version: &str, fault: &str, more: &[&str]) -> Result<Ended, RunError> {
+        let (version, fault) = (format!("version={version}"), format!("fault={fault}"));
+        let arguments = ["run", FILE, "--set", &version, "--set", &fault];
+        self.place.run(arguments.iter().chain(more))
     }
 
     /// Asks once, as a user.

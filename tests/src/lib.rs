@@ -12,6 +12,7 @@ pub mod cases;
 pub mod deployed;
 pub mod lab;
 pub mod load;
+pub mod moments;
 pub mod place;
 pub mod ports;
 pub mod processes;

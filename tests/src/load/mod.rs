@@ -133,6 +133,11 @@ impl Clock {
         Self { began: Instant::now(), began_unix_ms: unix.as_millis() }
     }
 
+    #[cfg(test)]
+    pub(crate) fn of_unix_ms(began_unix_ms: u128) -> Self {
+        Self { began: Instant::now(), began_unix_ms }
+    }
+
     /// Time since the start.
     pub fn now(&self) -> Duration {
         self.began.elapsed()
