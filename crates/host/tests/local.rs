@@ -235,16 +235,18 @@ async fn one_that_gets_sick_is_not_ready_and_then_well_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failing_liveness_check_restarts() {
     let place = Place::new();
-    let sick = place.folder.path().join("sick");
+    let (sick, well) = (place.folder.path().join("sick"), place.folder.path().join("well"));
     let mut spec = serve(&["--sick-file", &sick.display().to_string()]);
     spec.health.push(cdpipe_model::service::Health {
         kind: cdpipe_model::service::HealthKind::Live,
         check: cdpipe_model::service::HealthCheck::Command {
-            script: format!("test ! -e {}", sick.display()),
+            script: format!("test ! -e {} && touch {}", sick.display(), well.display()),
         },
         ..support::http_health()
     });
     place.deploy(&spec, 1).await;
+    // Until it was met once, misses are a slow start.
+    eventually("it was found alive", || well.exists());
     let pid = place.process_pid(&spec, 1);
     std::fs::write(&sick, "").expect("writes");
     eventually("it was restarted", || place.status(&spec, 1)["restarts"].as_u64() > Some(0));
