@@ -157,6 +157,20 @@ codes! {
     /// A word without an explanation.
     UNKNOWN_WORD = "CD0016", "nothing is known of this word",
         "`cdpipe explain` knows error codes (`CD0101`) and the words of the language (`canary`, `drain`, `watch.every`).";
+    /// A test whose run went otherwise than it expects.
+    EXPECTATION = "CD0017", "an expectation is not met",
+        "`cdpipe test` played the pipeline against simulated targets, and it went otherwise than this `expect` says. The trace under the \
+         error is what happened, with virtual times: look for the line from which on it is not what you meant, and mend the pipeline, or the \
+         test. A metric that no `when` of the test gives has no data, as if its source were silent.";
+    /// A pipeline without tests, where tests are meant.
+    NO_TESTS = "CD0018", "there is nothing to test",
+        "None of the files named on the command line has a `test` block, or none of them has the name that `--filter` looks for. That is an \
+         error, so that a job in CI can't pass by looking at the wrong place. `cdpipe explain test` shows how a test is written.";
+    /// `cdpipe test --faults` found something.
+    FAULTS = "CD0019", "a fault has consequences that must not be",
+        "`cdpipe test --faults` lets every action of the pipeline fail, hang and lose its answer, and the engine die at every write of its \
+         journal, and found a case in which users get an instance that is not ready, the last good release goes, a lock stays, or the end is \
+         neither the old state nor the new. The trace is the shortest one; `--case` plays it again.";
 }
 
 #[cfg(test)]

@@ -34,17 +34,7 @@ enum ModeArg {
 
 /// Everything a plan depends on besides the text, and the facts of git as the journal keeps them.
 pub(crate) fn gather(args: &InputArgs, file: &Path) -> Result<(Inputs, GitFacts), Failure> {
-    let mut set = BTreeMap::new();
-    for pair in &args.set {
-        let Some((name, value)) = pair.split_once('=') else {
-            return Err(Failure::new(&failure::BAD_ARGUMENT, format!("`--set {pair}` has no `=`"))
-                .help(format!("write `--set {pair}=VALUE`")));
-        };
-        if set.insert(name.trim().to_owned(), value.to_owned()).is_some() {
-            return Err(Failure::new(&failure::BAD_ARGUMENT, format!("`--set {name}=…` is given twice"))
-                .help("give each parameter once"));
-        }
-    }
+    let set = pairs(&args.set)?;
     let env = std::env::vars_os()
         .filter_map(|(name, value)| {
             let name = name.to_str()?.strip_prefix(PREFIX)?.to_owned();
@@ -59,6 +49,22 @@ pub(crate) fn gather(args: &InputArgs, file: &Path) -> Result<(Inputs, GitFacts)
     let facts =
         cdpipe_check::GitFacts { sha: git.sha.clone(), branch: git.branch.clone(), tag: git.tag.clone() };
     Ok((Inputs { set, env, git: facts, mode }, git))
+}
+
+/// Reads `NAME=VALUE` arguments.
+pub(crate) fn pairs(given: &[String]) -> Result<BTreeMap<String, String>, Failure> {
+    let mut set = BTreeMap::new();
+    for pair in given {
+        let Some((name, value)) = pair.split_once('=') else {
+            return Err(Failure::new(&failure::BAD_ARGUMENT, format!("`--set {pair}` has no `=`"))
+                .help(format!("write `--set {pair}=VALUE`")));
+        };
+        if set.insert(name.trim().to_owned(), value.to_owned()).is_some() {
+            return Err(Failure::new(&failure::BAD_ARGUMENT, format!("`--set {name}=…` is given twice"))
+                .help("give each parameter once"));
+        }
+    }
+    Ok(set)
 }
 
 /// What git says of the commit that is checked out; empty where there is no git, no repository or no commit.

@@ -23,6 +23,7 @@ mod render;
 mod saved;
 mod state;
 mod targets;
+mod testing;
 mod times;
 mod ui;
 mod wiring;

@@ -17,6 +17,7 @@ mod run;
 mod runs;
 mod signal;
 mod status;
+mod test;
 mod unlock;
 
 use crate::failure::Failure;
@@ -35,6 +36,8 @@ pub(crate) enum Command {
     Fmt(fmt::Args),
     /// Draw the stages and gates of a pipeline.
     Graph(graph::Args),
+    /// Play the tests of pipelines against simulated targets, in virtual time.
+    Test(test::Args),
     /// Show what a run would do, effect by effect, and how each is taken back.
     Plan(plan::Args),
     /// Carry a pipeline out.
@@ -85,6 +88,7 @@ impl Command {
             Command::Check(args) => check::run(args, ui),
             Command::Fmt(args) => fmt::run(args, ui),
             Command::Graph(args) => graph::run(args, ui),
+            Command::Test(args) => test::run(args, ui),
             Command::Plan(args) => plan::run(args, ui),
             Command::Run(args) => run::run(args, ui),
             Command::Resume(args) => resume::run(args, ui),
