@@ -2,6 +2,7 @@
 
 mod grammar;
 pub(crate) mod literal;
+mod matched;
 mod outline;
 pub(crate) mod reader;
 mod recover;
@@ -103,6 +104,16 @@ pub fn parse_expr(source: SourceId, text: &str) -> Result<Expr, Vec<Diagnostic>>
         }
         _ => refused(codes::UNEXPECTED, "this is not one expression"),
     }
+}
+
+/// What the grammar matches in a text: of each match its rule, its bytes, and how many of those that follow are inside of it.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) fn matches(text: &str) -> Option<Vec<(String, std::ops::Range<usize>, usize)>> {
+    let matched = grammar::matched(text)?;
+    let tell = |node: &matched::Node| {
+        (format!("{:?}", node.rule), node.start as usize..node.end as usize, node.inside as usize)
+    };
+    Some(matched.nodes.iter().map(tell).collect())
 }
 
 fn read_text(source: SourceId, text: &str, all: &mut Collected) {

@@ -188,6 +188,8 @@ fn chains_are_bounded_too() {
         "x = ".to_owned() + &"if ".repeat(10_000) + "c",
         "x = ".to_owned() + &"if a then ".repeat(10_000) + "c",
         "when a".to_owned() + &" and a".repeat(5_000),
+        "x = a".to_owned() + &"//a".repeat(100_000),
+        "x a".to_owned() + &"/*a".repeat(100_000),
     ];
     for text in chains {
         let start: String = text.chars().take(30).collect();

@@ -262,7 +262,7 @@ pub(super) struct Survey {
     pub(super) pieces: Vec<usize>,
 }
 
-/// Pieces of this many bytes or a little more are parsed one after the other: what pest keeps of one piece then stays in cache.
+/// Pieces of this many bytes or a little more are parsed one after the other: what was matched in one then stays in cache.
 const PIECE: usize = 32 * 1024;
 
 /// Surveys a text.

@@ -10,10 +10,8 @@ mod string;
 
 pub(crate) use string::common_indent;
 
-use pest::Parser;
-use pest::iterators::{Pair, Pairs};
-
-use super::grammar::{Grammar, Rule};
+use super::grammar::{self, Rule};
+use super::matched::{Pair, Pairs};
 use crate::codes;
 use crate::diagnostic::{CodeInfo, Diagnostic, Edit};
 use crate::span::{SourceId, Span};
@@ -69,18 +67,18 @@ pub(super) struct Reading {
 
 /// Reads `text`, whatever it is.
 pub(super) fn read(text: &str, place: &Place<'_>) -> Reading {
+    let matched = grammar::matched(text);
     let mut reader =
         Reader { text, place: *place, out: Reading::default(), broken: false, entry_mark: 0, depth: 0 };
-    match Grammar::parse(Rule::file, text) {
-        Ok(mut pairs) => {
-            if let Some(file) = pairs.next() {
+    match &matched {
+        Some(matched) => {
+            if let Some(file) = matched.pairs().next() {
                 let mut entries = Vec::new();
                 reader.entries(file.into_inner(), false, &mut entries);
                 reader.out.entries = entries;
             }
         }
-        // The grammar matches every text. What is left is pest giving up because its stack is nearly used up.
-        Err(_) => {
+        None => {
             let whole = reader.span(0, text.len());
             reader.out.entries.push(Entry::Error(whole));
             reader.out.diagnostics.push(too_deep(whole.shrink_to_start()));
@@ -131,7 +129,7 @@ impl<'t> Reader<'t, '_> {
     }
 
     /// Where a match stands in the source.
-    fn span_of(&self, pair: &Pair<'t, Rule>) -> Span {
+    fn span_of(&self, pair: &Pair<'t>) -> Span {
         let (start, end) = range(pair);
         self.span(start, end)
     }
@@ -195,7 +193,7 @@ impl<'t> Reader<'t, '_> {
     }
 
     /// The next pair that is no comment; comments are kept, foreign ones reported.
-    fn next(&mut self, pairs: &mut Pairs<'t, Rule>) -> Option<Pair<'t, Rule>> {
+    fn next(&mut self, pairs: &mut Pairs<'t>) -> Option<Pair<'t>> {
         loop {
             let pair = pairs.next()?;
             match pair.as_rule() {
@@ -207,13 +205,9 @@ impl<'t> Reader<'t, '_> {
     }
 
     /// As `next`, if that is one of these rules. Comments before it are taken either way.
-    fn next_if(
-        &mut self,
-        pairs: &mut Pairs<'t, Rule>,
-        wanted: impl Fn(Rule) -> bool,
-    ) -> Option<Pair<'t, Rule>> {
+    fn next_if(&mut self, pairs: &mut Pairs<'t>, wanted: impl Fn(Rule) -> bool) -> Option<Pair<'t>> {
         loop {
-            match pairs.peek()?.as_rule() {
+            match pairs.peek()? {
                 Rule::comment | Rule::foreign_comment => {
                     if let Some(pair) = pairs.next() {
                         match pair.as_rule() {
@@ -228,14 +222,14 @@ impl<'t> Reader<'t, '_> {
         }
     }
 
-    fn comment(&mut self, pair: &Pair<'t, Rule>) {
+    fn comment(&mut self, pair: &Pair<'t>) {
         let (start, end) = range(pair);
         let end = start + self.slice(start, end).trim_end().len();
         let span = self.span(start, end);
         self.out.comments.push(span);
     }
 
-    fn foreign_comment(&mut self, pair: &Pair<'t, Rule>) {
+    fn foreign_comment(&mut self, pair: &Pair<'t>) {
         let (start, end) = range(pair);
         let text = self.slice(start, end).trim_end();
         let end = start + text.len();
@@ -273,7 +267,7 @@ impl<'t> Reader<'t, '_> {
     }
 
     /// A name as it stands; says what is wrong with it as a name.
-    fn ident(&mut self, pair: &Pair<'t, Rule>) -> Ident {
+    fn ident(&mut self, pair: &Pair<'t>) -> Ident {
         let (start, end) = range(pair);
         let text = self.slice(start, end);
         if text.ends_with('-') {
@@ -329,7 +323,6 @@ fn describe(letter: char) -> String {
     }
 }
 
-fn range(pair: &Pair<'_, Rule>) -> (usize, usize) {
-    let span = pair.as_span();
-    (span.start(), span.end())
+fn range(pair: &Pair<'_>) -> (usize, usize) {
+    pair.range()
 }

@@ -1,16 +1,15 @@
 //! What stands in brackets: the elements of lists, the arguments of calls, indexes, parentheses and maps.
 
-use pest::iterators::Pair;
-
 use super::expression::reserved_word;
 use super::{Reader, Rule, range};
 use crate::codes;
 use crate::diagnostic::Diagnostic;
+use crate::parse::matched::Pair;
 use crate::tree::{Arg, BinaryOp, Entry, Expr, ExprKind, Ident, Setting};
 
 /// One element between brackets.
 pub(super) struct Item<'t> {
-    pub(super) name: Option<Pair<'t, Rule>>,
+    pub(super) name: Option<Pair<'t>>,
     pub(super) value: Expr,
     /// Offsets in the text that is read.
     pub(super) start: usize,
@@ -27,7 +26,7 @@ pub(super) enum Brackets {
 }
 
 impl<'t> Reader<'t, '_> {
-    pub(super) fn index(&mut self, pair: Pair<'t, Rule>) -> Option<Expr> {
+    pub(super) fn index(&mut self, pair: Pair<'t>) -> Option<Expr> {
         let (start, end) = range(&pair);
         let items = self.items(pair, Brackets::Index);
         let count = items.len();
@@ -49,7 +48,7 @@ impl<'t> Reader<'t, '_> {
         }
     }
 
-    pub(super) fn paren(&mut self, pair: Pair<'t, Rule>) -> Expr {
+    pub(super) fn paren(&mut self, pair: Pair<'t>) -> Expr {
         let (start, end) = range(&pair);
         let span = self.span(start, end);
         let items = self.items(pair, Brackets::Paren);
@@ -79,7 +78,7 @@ impl<'t> Reader<'t, '_> {
     }
 
     /// `(a = b)`: the comparison that was meant.
-    pub(super) fn equals_in_paren(&mut self, name: &Pair<'t, Rule>, right: Expr) -> Expr {
+    pub(super) fn equals_in_paren(&mut self, name: &Pair<'t>, right: Expr) -> Expr {
         let (start, end) = range(name);
         let text = self.slice(start, end);
         let at = start + text.find('=').unwrap_or(0);
@@ -116,7 +115,7 @@ impl<'t> Reader<'t, '_> {
     }
 
     /// What stands between brackets; checks that commas and items alternate.
-    pub(super) fn items(&mut self, pair: Pair<'t, Rule>, brackets: Brackets) -> Vec<Item<'t>> {
+    pub(super) fn items(&mut self, pair: Pair<'t>, brackets: Brackets) -> Vec<Item<'t>> {
         let (start, end) = range(&pair);
         let mut inner = pair.into_inner();
         let mut items: Vec<Item<'t>> = Vec::new();
@@ -145,7 +144,7 @@ impl<'t> Reader<'t, '_> {
                     }
                     comma_due = false;
                     // Only for the comments after its `=`.
-                    let mut inside = pair.clone().into_inner();
+                    let mut inside = pair.into_inner();
                     while self.next(&mut inside).is_some() {}
                     name = Some(pair);
                 }
@@ -210,7 +209,7 @@ impl<'t> Reader<'t, '_> {
     }
 
     /// `{ key = value }` where a value stands.
-    pub(super) fn map(&mut self, pair: Pair<'t, Rule>) -> ExprKind {
+    pub(super) fn map(&mut self, pair: Pair<'t>) -> ExprKind {
         let body = self.body(pair);
         let mut settings: Vec<Setting> = Vec::with_capacity(body.entries.len());
         for entry in body.entries {

@@ -1,11 +1,10 @@
 //! Entries: settings and statements, bodies, and what was meant by lines that are neither.
 
-use pest::iterators::{Pair, Pairs};
-
 use super::expression::reserved_word;
 use super::habit::is_condition;
 use super::{MAX_DEPTH, Reader, Rule, Unbalanced, range, too_deep};
 use crate::codes;
+use crate::parse::matched::{Pair, Pairs};
 use crate::tree::{Body, Entry, Expr, ExprKind, Ident, Key, KeyKind, Part, Setting, Statement, TypeExpr};
 
 /// The entry before, as far as the next one depends on it.
@@ -23,18 +22,13 @@ pub(super) struct Before {
 pub(super) struct Tail<'t> {
     pub(super) key_start: usize,
     pub(super) key_end: usize,
-    pub(super) pairs: Pairs<'t, Rule>,
+    pub(super) pairs: Pairs<'t>,
     pub(super) end: usize,
 }
 
 impl<'t> Reader<'t, '_> {
     /// The entries of a file (`in_body` false) or of a body. Says whether the body is closed.
-    pub(super) fn entries(
-        &mut self,
-        mut pairs: Pairs<'t, Rule>,
-        in_body: bool,
-        out: &mut Vec<Entry>,
-    ) -> bool {
+    pub(super) fn entries(&mut self, mut pairs: Pairs<'t>, in_body: bool, out: &mut Vec<Entry>) -> bool {
         let mut closed = true;
         let mut before: Option<Before> = None;
         while let Some(pair) = self.next(&mut pairs) {
@@ -86,13 +80,13 @@ impl<'t> Reader<'t, '_> {
     }
 
     /// The range of an entry without the blanks behind it, which the grammar takes so as to look for them only once.
-    pub(super) fn trimmed(&self, pair: &Pair<'t, Rule>) -> (usize, usize) {
+    pub(super) fn trimmed(&self, pair: &Pair<'t>) -> (usize, usize) {
         let (start, end) = range(pair);
         (start, start + self.slice(start, end).trim_end_matches([' ', '\t', '\r']).len())
     }
 
     /// `{ … }`, as the body of a statement or as a map.
-    pub(super) fn body(&mut self, pair: Pair<'t, Rule>) -> Body {
+    pub(super) fn body(&mut self, pair: Pair<'t>) -> Body {
         let (start, end) = range(&pair);
         let span = self.span(start, end);
         if self.depth >= MAX_DEPTH {
@@ -112,7 +106,7 @@ impl<'t> Reader<'t, '_> {
     }
 
     /// One entry that begins with a name or a string.
-    fn entry(&mut self, pair: Pair<'t, Rule>, now: &mut Before) -> Entry {
+    fn entry(&mut self, pair: Pair<'t>, now: &mut Before) -> Entry {
         let (start, end) = self.trimmed(&pair);
         let mut pairs = pair.into_inner();
         let mut idents = Vec::with_capacity(1);
@@ -151,8 +145,8 @@ impl<'t> Reader<'t, '_> {
     fn setting(
         &mut self,
         key: Key,
-        ty: Option<Pair<'t, Rule>>,
-        eq: &Pair<'t, Rule>,
+        ty: Option<Pair<'t>>,
+        eq: &Pair<'t>,
         mut tail: Tail<'t>,
         now: &mut Before,
     ) -> Entry {
@@ -210,7 +204,7 @@ impl<'t> Reader<'t, '_> {
     }
 
     /// Reads on only for the brackets, strings and comments in what is left of an entry.
-    pub(super) fn skip(&mut self, first: Pair<'t, Rule>, tail: &mut Tail<'t>) {
+    pub(super) fn skip(&mut self, first: Pair<'t>, tail: &mut Tail<'t>) {
         self.broken = true;
         let mut next = Some(first);
         while let Some(pair) = next {
@@ -291,7 +285,7 @@ impl<'t> Reader<'t, '_> {
     }
 
     /// One part of the head of a statement, checked against those before it.
-    fn part_of(&mut self, keyword: &Ident, pair: Pair<'t, Rule>, parts: &mut Vec<Part>) {
+    fn part_of(&mut self, keyword: &Ident, pair: Pair<'t>, parts: &mut Vec<Part>) {
         let (from, _) = range(&pair);
         let rule = pair.as_rule();
         let typed = parts.iter().any(|part| matches!(part, Part::Type(_)));
@@ -324,7 +318,7 @@ impl<'t> Reader<'t, '_> {
     }
 
     /// One part of a head. `quiet` if an error has been reported that explains it.
-    pub(super) fn part(&mut self, pair: Pair<'t, Rule>, quiet: bool, parts: &mut Vec<Part>) {
+    pub(super) fn part(&mut self, pair: Pair<'t>, quiet: bool, parts: &mut Vec<Part>) {
         let (start, end) = range(&pair);
         let rule = pair.as_rule();
         match rule {
@@ -390,7 +384,7 @@ impl<'t> Reader<'t, '_> {
         }
     }
 
-    fn type_expr(&mut self, pair: Pair<'t, Rule>) -> TypeExpr {
+    fn type_expr(&mut self, pair: Pair<'t>) -> TypeExpr {
         let (start, end) = range(&pair);
         let span = self.span(start, end);
         let mut inner = pair.into_inner();

@@ -1,12 +1,11 @@
 //! Expressions: operands, what touches them, and the climb over the operators between them.
 
-use pest::iterators::{Pair, Pairs};
-
 use super::bracketed::Brackets;
 use super::operator::{Climb, Flat, Operand};
 use super::{MAX_DEPTH, MAX_OPERATORS, Reader, Rule, range, too_deep};
 use crate::codes;
 use crate::parse::literal;
+use crate::parse::matched::{Pair, Pairs};
 use crate::tree::{BinaryOp, Expr, ExprKind, Ident, KeyKind, Literal, StrLit, StrPart, UnaryOp};
 
 impl<'t> Reader<'t, '_> {
@@ -15,7 +14,7 @@ impl<'t> Reader<'t, '_> {
     }
 
     /// An `expr` or a `head_expr` of the grammar.
-    pub(super) fn expr(&mut self, pair: Pair<'t, Rule>) -> Expr {
+    pub(super) fn expr(&mut self, pair: Pair<'t>) -> Expr {
         let (start, end) = range(&pair);
         if self.depth >= MAX_DEPTH {
             let span = self.span(start, start);
@@ -28,7 +27,7 @@ impl<'t> Reader<'t, '_> {
         expr
     }
 
-    fn flat(&mut self, start: usize, end: usize, mut inner: Pairs<'t, Rule>) -> Expr {
+    fn flat(&mut self, start: usize, end: usize, mut inner: Pairs<'t>) -> Expr {
         let mut flat = Flat::default();
         let Some(first) = self.operand(&mut inner, start, &mut flat.weight) else {
             return self.error(start, end);
@@ -92,7 +91,7 @@ impl<'t> Reader<'t, '_> {
     }
 
     /// Prefixes, a term, and what touches it. None where the grammar found nothing; that is then reported.
-    fn operand(&mut self, inner: &mut Pairs<'t, Rule>, after: usize, weight: &mut usize) -> Option<Operand> {
+    fn operand(&mut self, inner: &mut Pairs<'t>, after: usize, weight: &mut usize) -> Option<Operand> {
         let mut prefixes = Vec::new();
         let mut after = after;
         while let Some(prefix) = self.next_if(inner, |rule| rule == Rule::prefix) {
@@ -165,7 +164,7 @@ impl<'t> Reader<'t, '_> {
         Some(Operand { prefixes, expr })
     }
 
-    fn term(&mut self, pair: Pair<'t, Rule>) -> Expr {
+    fn term(&mut self, pair: Pair<'t>) -> Expr {
         let (start, end) = range(&pair);
         let span = self.span(start, end);
         let kind = match pair.as_rule() {
@@ -292,7 +291,7 @@ impl<'t> Reader<'t, '_> {
         ExprKind::Str(StrLit { quote: crate::tree::Quote::Double, parts, span })
     }
 
-    fn field(&mut self, pair: Pair<'t, Rule>) -> Option<Ident> {
+    fn field(&mut self, pair: Pair<'t>) -> Option<Ident> {
         let (start, end) = range(&pair);
         let mut inner = pair.into_inner();
         let name = self.next(&mut inner)?;
@@ -327,7 +326,7 @@ impl<'t> Reader<'t, '_> {
         }
     }
 
-    fn if_expr(&mut self, pair: Pair<'t, Rule>) -> ExprKind {
+    fn if_expr(&mut self, pair: Pair<'t>) -> ExprKind {
         let (start, end) = range(&pair);
         let mut inner = pair.into_inner();
         let mut branches = Vec::with_capacity(3);

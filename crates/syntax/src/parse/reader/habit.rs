@@ -1,12 +1,11 @@
 //! Entries that are none, or are written as another language would have them: what was meant by them.
 
-use pest::iterators::Pair;
-
 use super::entry::{Before, Tail};
 use super::expression::reserved_word;
 use super::{Reader, Rule, describe, range};
 use crate::codes;
 use crate::diagnostic::{Diagnostic, Edit};
+use crate::parse::matched::Pair;
 use crate::span::Span;
 use crate::tree::{BinaryOp, Entry, Expr, ExprKind, Ident, Key, KeyKind, Literal, Part, Setting, Statement};
 
@@ -38,7 +37,7 @@ impl<'t> Reader<'t, '_> {
         &mut self,
         setting: Setting,
         value_end: usize,
-        extra: Pair<'t, Rule>,
+        extra: Pair<'t>,
         mut tail: Tail<'t>,
     ) -> Entry {
         let (from, to) = range(&extra);
@@ -92,7 +91,7 @@ impl<'t> Reader<'t, '_> {
         &mut self,
         setting: &Setting,
         value_end: usize,
-        extra: &Pair<'t, Rule>,
+        extra: &Pair<'t>,
         from: usize,
         to: usize,
         end: usize,
@@ -178,7 +177,7 @@ impl<'t> Reader<'t, '_> {
     }
 
     /// `key: …`, as YAML and JSON have it.
-    pub(super) fn colon(&mut self, key: Key, colon: Pair<'t, Rule>, mut tail: Tail<'t>) -> Entry {
+    pub(super) fn colon(&mut self, key: Key, colon: Pair<'t>, mut tail: Tail<'t>) -> Entry {
         let (from, _) = range(&colon);
         let ty = colon.into_inner().find(|pair| pair.as_rule() == Rule::type_);
         let key_text = Self::key_text(&key.kind);
@@ -253,7 +252,7 @@ impl<'t> Reader<'t, '_> {
     }
 
     /// A line that begins with neither a name nor a string.
-    pub(super) fn junk_entry(&mut self, pair: Pair<'t, Rule>) {
+    pub(super) fn junk_entry(&mut self, pair: Pair<'t>) {
         let (start, end) = self.trimmed(&pair);
         let mut pairs = pair.into_inner();
         let Some(first) = self.next(&mut pairs) else { return };
@@ -306,7 +305,7 @@ impl<'t> Reader<'t, '_> {
     }
 
     /// A `{` that begins an entry: the body of the statement before it, if that has none.
-    pub(super) fn orphan_body(&mut self, pair: Pair<'t, Rule>, before: Option<Before>, out: &mut Vec<Entry>) {
+    pub(super) fn orphan_body(&mut self, pair: Pair<'t>, before: Option<Before>, out: &mut Vec<Entry>) {
         let (start, _) = range(&pair);
         let Some(body_pair) = pair.into_inner().next() else { return };
         let gap = before.map(|before| (before, self.slice(before.end, start)));
@@ -428,7 +427,7 @@ impl<'t> Reader<'t, '_> {
     }
 
     /// `rollback when a = b`: reads the comparison that was meant.
-    pub(super) fn equals_in_condition(&mut self, from: usize, pair: Pair<'t, Rule>, parts: &mut Vec<Part>) {
+    pub(super) fn equals_in_condition(&mut self, from: usize, pair: Pair<'t>, parts: &mut Vec<Part>) {
         let diagnostic = self
             .diagnostic(codes::EQUALS, from, from + 1, "`=` sets a value; a comparison is written `==`")
             .fix("compare with `==`", vec![self.edit(from, from + 1, "==")]);

@@ -1,15 +1,14 @@
 //! Strings: escapes, `${…}` and the dedenting of blocks.
 
-use pest::iterators::{Pair, Pairs};
-
 use super::{MAX_DEPTH, Reader, Rule, range, too_deep};
 use crate::codes;
 use crate::diagnostic::Diagnostic;
+use crate::parse::matched::{Pair, Pairs};
 use crate::tree::{Expr, ExprKind, Quote, StrLit, StrPart};
 
 impl<'t> Reader<'t, '_> {
     /// Any of the four kinds of string.
-    pub(super) fn string(&mut self, pair: Pair<'t, Rule>) -> StrLit {
+    pub(super) fn string(&mut self, pair: Pair<'t>) -> StrLit {
         let (start, end) = range(&pair);
         let rule = pair.as_rule();
         let inner = pair.into_inner();
@@ -21,7 +20,7 @@ impl<'t> Reader<'t, '_> {
         }
     }
 
-    fn single(&mut self, start: usize, end: usize, inner: Pairs<'t, Rule>) -> StrLit {
+    fn single(&mut self, start: usize, end: usize, inner: Pairs<'t>) -> StrLit {
         let mut parts = Vec::new();
         let mut closed = true;
         for pair in inner {
@@ -38,7 +37,7 @@ impl<'t> Reader<'t, '_> {
         StrLit { quote: Quote::Single, parts, span: self.span(start, end) }
     }
 
-    fn double(&mut self, start: usize, end: usize, inner: Pairs<'t, Rule>) -> StrLit {
+    fn double(&mut self, start: usize, end: usize, inner: Pairs<'t>) -> StrLit {
         let mut parts = Vec::new();
         let mut closed = true;
         for pair in inner {
@@ -170,7 +169,7 @@ impl<'t> Reader<'t, '_> {
     }
 
     /// `${expr}`.
-    fn interp(&mut self, pair: Pair<'t, Rule>) -> StrPart {
+    fn interp(&mut self, pair: Pair<'t>) -> StrPart {
         let (start, end) = range(&pair);
         let span = self.span(start, end);
         if self.depth >= MAX_DEPTH {
@@ -261,7 +260,7 @@ impl<'t> Reader<'t, '_> {
 
     /// A block between three quotes: what all its lines have in common as indentation is taken away, and so are the line breaks
     /// after the opening and before the closing quotes.
-    fn block(&mut self, start: usize, end: usize, quote: Quote, inner: Pairs<'t, Rule>) -> StrLit {
+    fn block(&mut self, start: usize, end: usize, quote: Quote, inner: Pairs<'t>) -> StrLit {
         let marks = if quote == Quote::BlockDouble { "\"\"\"" } else { "'''" };
         let span = self.span(start, end);
         let mut pieces = Vec::new();
@@ -347,7 +346,7 @@ impl<'t> Reader<'t, '_> {
         StrLit { quote, parts, span }
     }
 
-    fn one_line_block(&mut self, start: usize, end: usize, quote: Quote, text: &Pair<'t, Rule>) -> StrLit {
+    fn one_line_block(&mut self, start: usize, end: usize, quote: Quote, text: &Pair<'t>) -> StrLit {
         let marks = self.slice(start, start + 3);
         let one = &marks[..1];
         let inside = text.as_str();
