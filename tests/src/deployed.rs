@@ -66,25 +66,33 @@ impl Deployed {
     /// # Errors
     /// When nobody answers.
     pub fn ask(&self) -> std::io::Result<Answer> {
-        let mut stream = TcpStream::connect(self.address)?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        write!(stream, "GET / HTTP/1.1\r\nhost: shop\r\nconnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let header = |name: &str| {
-            let line = answer.lines().find_map(|line| {
-                let (found, value) = line.split_once(':')?;
-                found.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
-            });
-            line.unwrap_or_default()
-        };
-        let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-        Ok(Answer {
-            status,
-            version: header(cdpipe_demo::VERSION_HEADER),
-            release: header(cdpipe_demo::RELEASE_HEADER),
-        })
+        ask(self.address, "")
     }
+}
+
+/// Asks once, at an address, with more header lines, each with its line end (`x-a: b\r\n`).
+///
+/// # Errors
+/// When nobody answers.
+pub fn ask(address: SocketAddr, headers: &str) -> std::io::Result<Answer> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    write!(stream, "GET / HTTP/1.1\r\nhost: shop\r\nconnection: close\r\n{headers}\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let header = |name: &str| {
+        let line = answer.lines().find_map(|line| {
+            let (found, value) = line.split_once(':')?;
+            found.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
+        });
+        line.unwrap_or_default()
+    };
+    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+    Ok(Answer {
+        status,
+        version: header(cdpipe_demo::VERSION_HEADER),
+        release: header(cdpipe_demo::RELEASE_HEADER),
+    })
 }
 
 /// Waits until something holds, looking every 10 ms; says whether it came to hold in time.
