@@ -104,3 +104,54 @@ fn the_page_of_the_command_lines_errors_is_that_of_the_codes() {
         "write it again with UPDATE_PAGES=1"
     );
 }
+
+fn support_table() -> String {
+    use cdpipe_model::capability::{Support, support};
+    use cdpipe_model::service::{TargetKind, TrafficKind};
+    use cdpipe_model::strategy::StrategyKind;
+    use std::fmt::Write as _;
+    let mut table = String::from("| strategy | target | traffic | |\n|---|---|---|---|\n");
+    for strategy in StrategyKind::ALL {
+        for traffic in [Some(TrafficKind::Proxy), None] {
+            let target = TargetKind::Local;
+            let how = match support(strategy, target, traffic) {
+                Support::Exact => "exact".to_owned(),
+                Support::Approximate(why) => format!("nearly: {why}"),
+                Support::Refused(why) => format!("refused: {why}"),
+            };
+            let traffic = traffic.map_or("none".to_owned(), |traffic| format!("`{}`", traffic.as_str()));
+            writeln!(table, "| `{}` | `{}` | {traffic} | {how} |", strategy.as_str(), target.as_str())
+                .unwrap();
+        }
+    }
+    table
+}
+
+#[test]
+fn the_table_of_guarantees_is_that_of_the_capabilities() {
+    let path = docs("guarantees.md");
+    let page = std::fs::read_to_string(&path).unwrap();
+    let (before, rest) = page.split_once("<!-- support: begin").unwrap();
+    let (first_line, rest) = rest.split_once('\n').unwrap();
+    let (_, after) = rest.split_once("<!-- support: end").unwrap();
+    let made =
+        format!("{before}<!-- support: begin{first_line}\n\n{}\n<!-- support: end{after}", support_table());
+    if std::env::var_os("UPDATE_PAGES").is_some() {
+        std::fs::write(&path, &made).unwrap();
+    }
+    let page = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(page, made, "write it again with UPDATE_PAGES=1");
+}
+
+#[test]
+fn each_test_that_the_guarantees_name_is_there() {
+    let page = std::fs::read_to_string(docs("guarantees.md")).unwrap();
+    let named: Vec<(&str, &str)> =
+        page.split('`').skip(1).step_by(2).filter_map(|code| code.split_once(".rs: ")).collect();
+    assert!(named.len() > 30, "the names are gone: {named:?}");
+    for (file, test) in named {
+        let path = docs("..").join(format!("{file}.rs"));
+        let source = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(source.contains(&format!("fn {test}(")), "{file}.rs has no test {test}");
+    }
+}
