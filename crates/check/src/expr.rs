@@ -85,7 +85,7 @@ impl Checker<'_> {
                     ty = ty.or(low.ty);
                     match low.expr {
                         Some(expr) => {
-                            all.insert(key, expr);
+                            all.insert(key.into_owned(), expr);
                         }
                         None => unknown = true,
                     }

@@ -1,12 +1,13 @@
 //! What the pipeline declares, by name, and what of it was used.
 
 use crate::codes::names as code;
-use crate::schema::{Id, Names, SPECIAL_WORDS};
+use crate::schema::{Names, SPECIAL_WORDS};
 use crate::structure::{Block, declares};
 use cdpipe_model::value::Type;
+use cdpipe_syntax::Diagnostic;
 use cdpipe_syntax::tree::TypeExpr;
-use cdpipe_syntax::{Diagnostic, Span};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 /// Names that expressions know already.
 const BUILT_IN_ROOTS: &[&str] = &[
@@ -26,19 +27,28 @@ const BUILT_IN_ROOTS: &[&str] = &[
 /// All declarations of all files.
 #[derive(Debug, Default)]
 pub(crate) struct Declared<'b> {
-    table: HashMap<(Names, &'b str), &'b Block<'b>>,
+    /// By the group in which names must differ, and by name.
+    table: HashMap<Names, HashMap<&'b str, Declaration<'b>>>,
     /// Parameters in order of declaration.
     pub(crate) params: Vec<&'b Block<'b>>,
     /// Types of parameters.
     pub(crate) param_types: HashMap<&'b str, Type>,
     /// Stages and gates in order of declaration.
     pub(crate) nodes: Vec<&'b Block<'b>>,
-    node_index: HashMap<&'b str, usize>,
     /// Metrics by their own name: the blocks they stand in.
     pub(crate) metric_blocks: HashMap<&'b str, Vec<&'b str>>,
     /// Units of metrics, by block and name.
     pub(crate) metric_units: HashMap<(&'b str, &'b str), Type>,
-    used: HashSet<(Names, &'b str)>,
+}
+
+/// One declaration.
+#[derive(Debug)]
+struct Declaration<'b> {
+    names: Names,
+    block: &'b Block<'b>,
+    /// Number of a stage or gate.
+    node: usize,
+    used: bool,
 }
 
 /// The group in which names of this kind must differ.
@@ -50,17 +60,24 @@ fn space(names: Names) -> Names {
     }
 }
 
+impl Declaration<'_> {
+    /// Whether it is of this kind; a stage and a gate are both nodes.
+    fn is(&self, names: Names) -> bool {
+        self.names == names || (names == Names::Node && space(self.names) == Names::Node)
+    }
+}
+
 impl<'b> Declared<'b> {
     /// Collects declarations; tells of names that are there twice or taken.
     pub(crate) fn collect(tops: impl Iterator<Item = &'b Block<'b>>, diags: &mut Vec<Diagnostic>) -> Self {
         let mut found = Self::default();
-        let mut spaces: HashMap<(Names, &'b str), Span> = HashMap::new();
         for block in tops {
             let Some(names) = declares(block.spec) else { continue };
             let Some((name, span)) = &block.name else { continue };
-            if SPECIAL_WORDS.contains(&name.as_str())
+            let name = name.as_ref();
+            if SPECIAL_WORDS.contains(&name)
                 || (matches!(names, Names::Param | Names::Secret | Names::Service)
-                    && BUILT_IN_ROOTS.contains(&name.as_str()))
+                    && BUILT_IN_ROOTS.contains(&name))
             {
                 diags.push(
                     Diagnostic::new(
@@ -72,23 +89,23 @@ impl<'b> Declared<'b> {
                 );
                 continue;
             }
-            if let Some(first) = spaces.get(&(space(names), name.as_str())) {
-                diags.push(
-                    Diagnostic::new(&code::DUPLICATE_NAME, *span, format!("`{name}` is declared twice"))
-                        .label("again here")
-                        .also(*first, "first here")
-                        .help("rename one of them, or remove it"),
-                );
-                continue;
+            match found.table.entry(space(names)).or_default().entry(name) {
+                Entry::Occupied(first) => {
+                    diags.push(
+                        Diagnostic::new(&code::DUPLICATE_NAME, *span, format!("`{name}` is declared twice"))
+                            .label("again here")
+                            .also(first.get().block.name_span(), "first here")
+                            .help("rename one of them, or remove it"),
+                    );
+                    continue;
+                }
+                Entry::Vacant(place) => {
+                    place.insert(Declaration { names, block, node: found.nodes.len(), used: false });
+                }
             }
-            spaces.insert((space(names), name), *span);
-            found.table.insert((names, name), block);
             match names {
                 Names::Param => found.params.push(block),
-                Names::Stage | Names::Gate => {
-                    found.node_index.insert(name, found.nodes.len());
-                    found.nodes.push(block);
-                }
+                Names::Stage | Names::Gate => found.nodes.push(block),
                 Names::Metrics => {
                     for (metric, setting) in &block.inner.open {
                         found.metric_blocks.entry(metric).or_default().push(name);
@@ -107,49 +124,58 @@ impl<'b> Declared<'b> {
 
     /// The declaration of this name, which counts as used from now on.
     pub(crate) fn take(&mut self, names: Names, name: &str) -> Option<&'b Block<'b>> {
-        let names = if names == Names::Node {
-            let index = self.node(name)?;
-            if self.nodes[index].spec.id == Id::Gate { Names::Gate } else { Names::Stage }
-        } else {
-            names
-        };
-        let block = self.get(names, name)?;
-        // The name of the declaration lives as long as the tree; the one asked for may not.
-        self.used.insert((names, block.name_text()));
-        Some(block)
+        let found = self.table.get_mut(&space(names))?.get_mut(name).filter(|found| found.is(names))?;
+        found.used = true;
+        Some(found.block)
     }
 
     /// The declaration of this name.
     pub(crate) fn get(&self, names: Names, name: &str) -> Option<&'b Block<'b>> {
-        self.table.get(&(names, name)).copied()
+        self.declaration(names, name).map(|found| found.block)
     }
 
     /// Whether anything used it.
     pub(crate) fn is_used(&self, names: Names, name: &str) -> bool {
-        self.used.contains(&(names, name))
+        self.declaration(names, name).is_some_and(|found| found.used)
     }
 
     /// All names of this kind, sorted.
     pub(crate) fn all(&self, names: Names) -> Vec<&'b str> {
-        let mut all: Vec<_> = match names {
-            Names::Node => self.node_index.keys().copied().collect(),
-            _ => self.table.keys().filter(|(kind, _)| *kind == names).map(|(_, name)| *name).collect(),
-        };
+        let mut all: Vec<_> = self.of(names).map(|found| found.block.name_text()).collect();
         all.sort_unstable();
         all
     }
 
     /// All declarations of this kind, in no order.
     pub(crate) fn blocks(&self, names: Names) -> Vec<&'b Block<'b>> {
-        let mut all: Vec<_> =
-            self.table.iter().filter(|((kind, _), _)| *kind == names).map(|(_, block)| *block).collect();
+        let mut all: Vec<_> = self.of(names).map(|found| found.block).collect();
         all.sort_by_key(|block| (block.stmt.span.source, block.stmt.span.start));
         all
     }
 
     /// Number of the stage or gate of this name.
     pub(crate) fn node(&self, name: &str) -> Option<usize> {
-        self.node_index.get(name).copied()
+        self.declaration(Names::Node, name).map(|found| found.node)
+    }
+
+    /// As `node`; it counts as used from now on.
+    pub(crate) fn take_node(&mut self, name: &str) -> Option<usize> {
+        let found = self.table.get_mut(&Names::Node)?.get_mut(name)?;
+        found.used = true;
+        Some(found.node)
+    }
+
+    fn declaration(&self, names: Names, name: &str) -> Option<&Declaration<'b>> {
+        self.table.get(&space(names))?.get(name).filter(|found| found.is(names))
+    }
+
+    /// All of this kind, in no order.
+    fn of(&self, names: Names) -> impl Iterator<Item = &Declaration<'b>> {
+        self.table
+            .get(&space(names))
+            .into_iter()
+            .flat_map(HashMap::values)
+            .filter(move |found| found.is(names))
     }
 
     /// Counts the metrics block as used.

@@ -11,16 +11,18 @@ use crate::schema::{self, Body, BodyUse, Kind, Part, Statement, Variant};
 use crate::suggest::{nearest, one_of};
 use cdpipe_syntax::tree::{self, Entry, Expr, ExprKind, Ident, KeyKind, TypeExpr};
 use cdpipe_syntax::{Diagnostic, Edit, Span};
+use std::borrow::Cow;
+use std::fmt::Display;
 
 /// Matches the entries of a body (or of a file) with the schema.
 pub(crate) fn read_body<'t>(
     entries: &'t [Entry],
     spec: &'static Body,
-    owner: &str,
+    owner: &'static str,
     text: &dyn Fn(Span) -> String,
     diags: &mut Vec<Diagnostic>,
 ) -> Inner<'t> {
-    Reader { text, diags }.body(entries, spec, owner)
+    Reader { text, diags }.body(entries, spec, &owner)
 }
 
 struct Reader<'r> {
@@ -32,7 +34,7 @@ struct Reader<'r> {
 #[derive(Default)]
 struct Head<'t> {
     variant: Option<&'static Variant>,
-    name: Option<(String, Span)>,
+    name: Option<(Cow<'t, str>, Span)>,
     args: Vec<(&'static str, &'static Kind, &'t Expr)>,
     ty: Option<&'t TypeExpr>,
     value: Option<&'t Expr>,
@@ -43,8 +45,13 @@ struct Head<'t> {
 }
 
 impl Reader<'_> {
-    fn body<'t>(&mut self, entries: &'t [Entry], spec: &'static Body, owner: &str) -> Inner<'t> {
-        let mut inner = Inner::default();
+    fn body<'t>(&mut self, entries: &'t [Entry], spec: &'static Body, owner: &dyn Display) -> Inner<'t> {
+        let settings = entries.iter().filter(|entry| matches!(entry, Entry::Setting(_))).count();
+        let mut inner = Inner {
+            settings: Vec::with_capacity(if spec.open.is_some() { 0 } else { settings }),
+            open: Vec::new(),
+            children: Vec::with_capacity(entries.len() - settings),
+        };
         let mut onces: Vec<(&'static str, Span)> = Vec::new();
         for entry in entries {
             match entry {
@@ -86,7 +93,7 @@ impl Reader<'_> {
         &mut self,
         setting: &'t tree::Setting,
         spec: &'static Body,
-        owner: &str,
+        owner: &dyn Display,
         inner: &mut Inner<'t>,
     ) {
         let (key, plain) = key_text(&setting.key);
@@ -173,7 +180,7 @@ impl Reader<'_> {
                 );
                 return;
             }
-            inner.open.push((key, setting));
+            inner.open.push((key.into_owned(), setting));
             return;
         }
         self.unknown_setting(setting, &key, spec, owner);
@@ -203,7 +210,8 @@ impl Reader<'_> {
             );
         }
         let body_use = head.variant.and_then(|variant| variant.body).unwrap_or(spec.body);
-        let owner = owner(spec, &head);
+        let owner =
+            Owner { spec, name: head.name.as_ref().map(|(name, _)| name.as_ref()), variant: head.variant };
         let inner = match (&stmt.body, body_use) {
             (None, BodyUse::None | BodyUse::Optional(_)) => Inner::default(),
             (None, BodyUse::Required(_)) => {
@@ -261,7 +269,13 @@ impl Reader<'_> {
         }
     }
 
-    fn missing(&mut self, stmt: &tree::Statement, body: &'static Body, inner: &Inner<'_>, owner: &str) {
+    fn missing(
+        &mut self,
+        stmt: &tree::Statement,
+        body: &'static Body,
+        inner: &Inner<'_>,
+        owner: &dyn Display,
+    ) {
         for setting in body.settings.iter().filter(|setting| setting.required) {
             if !inner.settings.iter().any(|(found, _)| found.name == setting.name) {
                 self.diags.push(
@@ -341,19 +355,19 @@ impl Reader<'_> {
                                     vec![Edit { span: expr.span, replacement: plain.clone() }],
                                 ),
                             );
-                            head.name = Some((plain, expr.span));
+                            head.name = Some((Cow::Owned(plain), expr.span));
                             *at += 1;
                             continue;
                         }
                         self.head_error(stmt, spec, part, *at, Some(next));
                         return false;
                     };
-                    head.name = Some((name.text.clone(), name.span));
+                    head.name = Some((Cow::Borrowed(&name.text), name.span));
                 }
                 (Part::Label(_, string_too), tree::Part::Expr(expr)) => match (&expr.kind, as_name(expr)) {
-                    (_, Some(name)) => head.name = Some((name.text.clone(), name.span)),
+                    (_, Some(name)) => head.name = Some((Cow::Borrowed(&name.text), name.span)),
                     (ExprKind::Str(text), _) if *string_too => {
-                        head.name = Some((text.plain().unwrap_or_default(), expr.span));
+                        head.name = Some((Cow::Owned(text.plain().unwrap_or_default()), expr.span));
                     }
                     _ => {
                         self.head_error(stmt, spec, part, *at, Some(next));
@@ -504,11 +518,20 @@ fn expected_text(part: &Part) -> String {
     }
 }
 
-/// `stage "build"` and the like: how messages call the statement.
-fn owner(spec: &'static Statement, head: &Head<'_>) -> String {
-    match (&head.name, head.variant) {
-        (Some((name, _)), _) if !name.is_empty() => format!("`{} {name}`", spec.keyword),
-        (_, Some(variant)) => format!("`{} {}`", spec.keyword, variant.word),
-        _ => format!("`{}`", spec.keyword),
+/// `stage build` and the like: how messages call the statement. It is put into words only where there is something to say.
+struct Owner<'h> {
+    spec: &'static Statement,
+    name: Option<&'h str>,
+    variant: Option<&'static Variant>,
+}
+
+impl Display for Owner<'_> {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let keyword = self.spec.keyword;
+        match (self.name, self.variant) {
+            (Some(name), _) if !name.is_empty() => write!(to, "`{keyword} {name}`"),
+            (_, Some(variant)) => write!(to, "`{keyword} {}`", variant.word),
+            _ => write!(to, "`{keyword}`"),
+        }
     }
 }

@@ -119,10 +119,10 @@ impl<'b> Checker<'b> {
         }
     }
 
-    /// All stages and gates with their needs.
+    /// All stages and gates with their needs. Without inputs there is no plan that they could be part of, so none are kept then.
     pub(crate) fn nodes(&mut self, defaults: Defaults) -> (Vec<Node>, Vec<Vec<Need>>) {
         let blocks = self.names.nodes.clone();
-        let mut nodes = Vec::new();
+        let mut nodes = Vec::with_capacity(if self.planning() { blocks.len() } else { 0 });
         let mut all_needs = Vec::with_capacity(blocks.len());
         for (index, block) in blocks.into_iter().enumerate() {
             let needs = self.needs(index, block);
@@ -141,6 +141,9 @@ impl<'b> Checker<'b> {
                 } else {
                     NodeKind::Stage(Box::new(self.stage(block, &scope, defaults)))
                 };
+                if !self.planning() {
+                    continue;
+                }
                 let name = match &value {
                     Some(value) => format!("{}[{value}]", block.name_text()),
                     None => block.name_text().to_owned(),
@@ -222,7 +225,7 @@ impl<'b> Checker<'b> {
                 return Vec::new();
             }
         };
-        let mut needs: Vec<Need> = Vec::new();
+        let mut needs: Vec<Need> = Vec::with_capacity(items.len());
         for item in items {
             let (expr, optional) = match &item.kind {
                 ExprKind::Call(name, args) if name.text == "optional" && args.len() == 1 => {
@@ -246,7 +249,7 @@ impl<'b> Checker<'b> {
                 self.report(diag);
                 continue;
             };
-            let Some(node) = self.names.node(&name.text) else {
+            let Some(node) = self.names.take_node(&name.text) else {
                 let known = self.names.all(Names::Node);
                 let mut diag = Diagnostic::new(
                     &graph_code::UNKNOWN_NEED,
@@ -272,7 +275,6 @@ impl<'b> Checker<'b> {
                 self.report(diag);
                 continue;
             };
-            let _ = self.names.take(Names::Node, &name.text);
             if node == index {
                 self.report(
                     Diagnostic::new(

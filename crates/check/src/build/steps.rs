@@ -31,7 +31,9 @@ impl<'b> Checker<'b> {
         scope: &Scope<'_>,
         defaults: Defaults,
     ) -> Vec<Step> {
-        blocks.iter().filter_map(|block| self.step(block, scope, defaults)).collect()
+        let mut steps = Vec::with_capacity(blocks.len());
+        steps.extend(blocks.iter().filter_map(|block| self.step(block, scope, defaults)));
+        steps
     }
 
     fn step(&mut self, block: &'b Block<'b>, scope: &Scope<'_>, defaults: Defaults) -> Option<Step> {

@@ -3,6 +3,7 @@
 use crate::schema::{self, Kind, Names, Part, Setting, Statement, Variant};
 use cdpipe_syntax::Span;
 use cdpipe_syntax::tree::{self, Expr, ExprKind, Ident, KeyKind, TypeExpr};
+use std::borrow::Cow;
 
 /// A statement that was matched with its row of the schema.
 #[derive(Debug)]
@@ -12,7 +13,7 @@ pub(crate) struct Block<'t> {
     /// The word of the head's (last) choice.
     pub(crate) variant: Option<&'static Variant>,
     /// The name it declares, or its label.
-    pub(crate) name: Option<(String, Span)>,
+    pub(crate) name: Option<(Cow<'t, str>, Span)>,
     /// Values of the head, by label.
     pub(crate) args: Vec<(&'static str, &'static Kind, &'t Expr)>,
     pub(crate) ty: Option<&'t TypeExpr>,
@@ -72,7 +73,7 @@ impl<'t> Block<'t> {
 
     /// The name, or an empty text.
     pub(crate) fn name_text(&self) -> &str {
-        self.name.as_ref().map_or("", |(name, _)| name.as_str())
+        self.name.as_ref().map_or("", |(name, _)| name.as_ref())
     }
 
     /// Where the name stands, or else the head.
@@ -119,14 +120,14 @@ pub(crate) fn walk<'t>(expr: &'t Expr, visit: &mut dyn FnMut(&'t Expr)) {
 }
 
 /// The key as text, and whether it is one plain word.
-pub(crate) fn key_text(key: &tree::Key) -> (String, bool) {
+pub(crate) fn key_text(key: &tree::Key) -> (Cow<'_, str>, bool) {
     match &key.kind {
-        KeyKind::Path(parts) if parts.len() == 1 => (parts[0].text.clone(), true),
+        KeyKind::Path(parts) if parts.len() == 1 => (Cow::Borrowed(&parts[0].text), true),
         KeyKind::Path(parts) => {
             let words: Vec<_> = parts.iter().map(|part| part.text.as_str()).collect();
-            (words.join("."), false)
+            (Cow::Owned(words.join(".")), false)
         }
-        KeyKind::Str(text) => (text.plain().unwrap_or_default(), false),
+        KeyKind::Str(text) => (Cow::Owned(text.plain().unwrap_or_default()), false),
     }
 }
 

@@ -6,6 +6,7 @@ use crate::schema::{self, Body, Part};
 use crate::suggest::{nearest, one_of};
 use cdpipe_syntax::tree::{self};
 use cdpipe_syntax::{Diagnostic, Edit, Span};
+use std::fmt::Display;
 
 impl Reader<'_> {
     pub(crate) fn unknown_setting(
@@ -13,7 +14,7 @@ impl Reader<'_> {
         setting: &tree::Setting,
         key: &str,
         spec: &'static Body,
-        owner: &str,
+        owner: &dyn Display,
     ) {
         if let Some(statement) = spec.statement(key) {
             let value = (self.text)(setting.value.span);
@@ -75,7 +76,7 @@ impl Reader<'_> {
         &mut self,
         statement: &tree::Statement,
         spec: &'static Body,
-        owner: &str,
+        owner: &dyn Display,
     ) {
         let word = statement.keyword.text.as_str();
         let span = statement.keyword.span;

@@ -3,6 +3,9 @@
 
 use super::grammar::Rule;
 
+/// Lists of more than this many grow by themselves. (A list grown from nothing has room for four at least, and most have one.)
+const MANY: usize = 32;
+
 /// One match.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Node {
@@ -67,6 +70,11 @@ impl<'m> Pairs<'m> {
     /// What the next match is a match of.
     pub(super) fn peek(&self) -> Option<Rule> {
         self.nodes.first().map(|node| node.rule)
+    }
+
+    /// How many a list that is made from them may have to hold; where there are many, as many as are worth counting.
+    pub(super) fn room(&self) -> usize {
+        self.clone().take(MANY).count()
     }
 }
 

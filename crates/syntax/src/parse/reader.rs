@@ -73,8 +73,9 @@ pub(super) fn read(text: &str, place: &Place<'_>) -> Reading {
     match &matched {
         Some(matched) => {
             if let Some(file) = matched.pairs().next() {
-                let mut entries = Vec::new();
-                reader.entries(file.into_inner(), false, &mut entries);
+                let inner = file.into_inner();
+                let mut entries = Vec::with_capacity(inner.room());
+                reader.entries(inner, false, &mut entries);
                 reader.out.entries = entries;
             }
         }

@@ -118,7 +118,7 @@ impl<'t> Reader<'t, '_> {
     pub(super) fn items(&mut self, pair: Pair<'t>, brackets: Brackets) -> Vec<Item<'t>> {
         let (start, end) = range(&pair);
         let mut inner = pair.into_inner();
-        let mut items: Vec<Item<'t>> = Vec::new();
+        let mut items: Vec<Item<'t>> = Vec::with_capacity(inner.room().div_ceil(2));
         let mut name = None;
         // Offset of the end of what came last, and whether a comma may follow it.
         let mut comma_due = false;

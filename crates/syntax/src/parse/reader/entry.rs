@@ -94,9 +94,10 @@ impl<'t> Reader<'t, '_> {
             return Body { entries: Vec::new(), span, closed: true };
         }
         self.depth += 1;
-        let mut entries = Vec::new();
+        let inner = pair.into_inner();
+        let mut entries = Vec::with_capacity(inner.room());
         let outer = self.enter();
-        let closed = self.entries(pair.into_inner(), true, &mut entries);
+        let closed = self.entries(inner, true, &mut entries);
         self.leave(&outer);
         self.depth -= 1;
         if !closed {
@@ -253,7 +254,7 @@ impl<'t> Reader<'t, '_> {
             let diagnostic = self.reserved_keyword(tail.key_start, tail.key_end, word);
             self.breaks(diagnostic);
         }
-        let mut parts = Vec::new();
+        let mut parts = Vec::with_capacity(tail.pairs.room());
         let mut body = None;
         let mut head_end = tail.key_end;
         while let Some(pair) = self.next(&mut tail.pairs) {

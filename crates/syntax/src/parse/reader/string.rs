@@ -21,7 +21,7 @@ impl<'t> Reader<'t, '_> {
     }
 
     fn single(&mut self, start: usize, end: usize, inner: Pairs<'t>) -> StrLit {
-        let mut parts = Vec::new();
+        let mut parts = Vec::with_capacity(1);
         let mut closed = true;
         for pair in inner {
             if pair.as_rule() == Rule::unclosed {
@@ -38,7 +38,7 @@ impl<'t> Reader<'t, '_> {
     }
 
     fn double(&mut self, start: usize, end: usize, inner: Pairs<'t>) -> StrLit {
-        let mut parts = Vec::new();
+        let mut parts = Vec::with_capacity(inner.room());
         let mut closed = true;
         for pair in inner {
             match pair.as_rule() {
