@@ -28,6 +28,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
+/// How long the supervisor of commands may take to end after the run: it has nothing to wait for.
+const SUPERVISOR_ENDS_WITHIN: Duration = Duration::from_secs(2);
+
 /// How progress is shown; arguments of every command that drives a run.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct ShowArgs {
@@ -84,6 +87,7 @@ pub(crate) fn drive(
         What::New(header) => Arc::clone(header),
         What::Past(past) => Arc::clone(past.header()),
     };
+    let run = header.run.clone();
     let before = match &what {
         What::New(_) => RunState::default(),
         What::Past(_) => crate::history::fold(store, &header.run)?.0,
@@ -120,6 +124,11 @@ pub(crate) fn drive(
     // Whatever still blocks a thread (a port that does not end) is not waited for.
     runtime.shutdown_timeout(Duration::from_millis(200));
     drop(people);
+    if matches!(end, RunEnd::Finished(_)) {
+        // A resume needs it no more. What can't be removed costs only its room.
+        let commands = wiring::commands_dir(store.dir());
+        let _ = cdpipe_host::commands::forget(&commands, &run, SUPERVISOR_ENDS_WITHIN);
+    }
     stage.close();
     if let RunEnd::Stopped(fault) = &end {
         ui.note(&Failure::from_fault(&failure::STATE, fault.clone()).render(ui.err));

@@ -48,7 +48,6 @@ pub(crate) fn wire(plan: &Plan, file: &Path, state: &Path) -> Result<Wiring, Fai
                     base: base.clone(),
                     supervisor: program.clone(),
                     policy: Policy::default(),
-                    hidden_env: hidden_env.clone(),
                 },
                 masker.clone(),
             )),
@@ -68,8 +67,8 @@ pub(crate) fn wire(plan: &Plan, file: &Path, state: &Path) -> Result<Wiring, Fai
     let runner = HostRunner::new(
         RunnerConfig {
             base: base.clone(),
-            scratch: state.join("scratch"),
-            log: None,
+            commands: commands_dir(state),
+            supervisor: program.clone(),
             grace: COMMAND_GRACE,
             hidden_env,
         },
@@ -92,6 +91,11 @@ fn cannot(environment: &EnvName, what: &str, kind: &str, instead: &str) -> Failu
         format!("environment `{environment}` has a {what} of kind `{kind}`, which this version of cdpipe cannot drive"),
     )
     .help(format!("this version drives `{instead}`; `check`, `graph` and `fmt` know all kinds"))
+}
+
+/// Where the supervisors of commands keep what became of them.
+pub(crate) fn commands_dir(state: &Path) -> PathBuf {
+    state.join("commands")
 }
 
 /// Where the local target of an environment keeps its state.

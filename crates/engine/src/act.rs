@@ -22,6 +22,9 @@ const GRACE_MS: u64 = 10_000;
 /// How often a command that outlived its engine is looked at.
 const PROBE_EVERY_MS: u64 = 500;
 
+/// What a port answers that can't say any more whether it was done.
+const LOST: &str = "outcome-unknown";
+
 /// Lines that a fault may carry into the journal, and bytes of each.
 const MAX_DETAILS: usize = 100;
 const MAX_TEXT_BYTES: usize = 8 << 10;
@@ -123,7 +126,11 @@ pub(crate) async fn act(
     let work = async {
         let call = call(context, action, &effect, &sink, &stop);
         match start {
-            Start::Fresh => returned(perform_with(context, action, call).await),
+            Start::Fresh => match perform_with(context, action, call).await {
+                // Lost sight of while this engine ran: the same as after a crash.
+                Err(fault) if fault.kind == LOST => unknown(context, action, call, fault).await,
+                answer => returned(answer),
+            },
             Start::Probe => look_first(context, action, call).await,
         }
     };
@@ -235,18 +242,21 @@ async fn look_first(context: &Context, action: &Action, call: Call<'_>) -> Actio
                     }
                 }
             }
-            Probe::Unknown(fault) => {
-                let verdict = match &context.ask {
-                    Some(ask) => ask(action, &fault).await,
-                    None => Verdict::Unknown,
-                };
-                return match verdict {
-                    Verdict::Done => ActionResult::Done(assumed(&action.kind)),
-                    Verdict::Again => returned(perform_with(context, action, call).await),
-                    Verdict::Unknown => ActionResult::Unknown(fault),
-                };
-            }
+            Probe::Unknown(fault) => return unknown(context, action, call, fault).await,
         }
+    }
+}
+
+/// Nobody knows whether it was done: a person says, or the step's `on_interrupt`.
+async fn unknown(context: &Context, action: &Action, call: Call<'_>, fault: Fault) -> ActionResult {
+    let verdict = match &context.ask {
+        Some(ask) => ask(action, &fault).await,
+        None => Verdict::Unknown,
+    };
+    match verdict {
+        Verdict::Done => ActionResult::Done(assumed(&action.kind)),
+        Verdict::Again => returned(perform_with(context, action, call).await),
+        Verdict::Unknown => ActionResult::Unknown(fault),
     }
 }
 

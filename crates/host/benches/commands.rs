@@ -9,7 +9,7 @@
 #[path = "../tests/support/context.rs"]
 mod context;
 
-use cdpipe_host::{HostRunner, Masker, RunLog, RunnerConfig};
+use cdpipe_host::{HostRunner, Masker, RunnerConfig};
 use cdpipe_model::action::RunAction;
 use cdpipe_model::ports::Runner as _;
 use context::Context;
@@ -100,8 +100,8 @@ fn runner(mut builder: tokio::runtime::Builder) {
     let runner = Arc::new(HostRunner::new(
         RunnerConfig {
             base: folder.path().to_owned(),
-            scratch: folder.path().join("tmp"),
-            log: Some(RunLog::new(folder.path().join("output.log"))),
+            commands: folder.path().join("commands"),
+            supervisor: env!("CARGO_BIN_EXE_cdpipe-host-helper").into(),
             grace: Duration::from_secs(5),
             hidden_env: Vec::new(),
         },

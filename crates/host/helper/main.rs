@@ -94,7 +94,6 @@ fn ensure(args: &[String]) -> ExitCode {
                 base: PathBuf::from(base),
                 supervisor: std::env::current_exe().map_err(|error| error.to_string())?,
                 policy: Policy::default(),
-                hidden_env: Vec::new(),
             },
             Masker::default(),
         );

@@ -5,7 +5,8 @@
 //! - `local` is the target. It only writes down what should be, and reads what is; SSH will be a second way to the same folders.
 //! - `supervise` is the other side: the small process that each instance has, which outlives cdpipe.
 //! - `state` is what they share: files, and nothing but files.
-//! - `runner` runs `run` steps, `secrets` resolves secrets, `mask` keeps them out of output, `run_log` keeps output.
+//! - `runner` runs `run` steps through `commands`, the small process that each run with commands has, which outlives its engine.
+//! - `secrets` resolves secrets, `mask` keeps them out of output.
 //! - `lease` holds locks.
 //!
 //! Deliberately not here: what should run where and when (`machine`), the journal (`engine`), traffic (`proxy`), containers.
@@ -17,6 +18,7 @@
 
 mod artifact;
 mod clock;
+pub mod commands;
 mod durable;
 mod encoding;
 mod lease;
@@ -25,7 +27,6 @@ mod local;
 mod mask;
 mod process;
 mod resolve;
-pub mod run_log;
 mod runner;
 mod secrets;
 mod state;
@@ -34,6 +35,5 @@ pub mod supervise;
 pub use lease::Leases;
 pub use local::{Local, LocalConfig, Policy};
 pub use mask::{MASK, MaskStream, Masker, SHORTEST_BYTES};
-pub use run_log::RunLog;
 pub use runner::{HostRunner, RunnerConfig};
 pub use secrets::HostSecrets;

@@ -152,16 +152,22 @@ pub(crate) fn descendants(root: u32) -> Vec<u32> {
         .collect()
 }
 
+/// Whether the process of this id lives and carries this entry (`KEY=value`) in the environment it was started with.
+pub(crate) fn carries(pid: u32, entry: &str) -> bool {
+    Stat::read(pid).is_some_and(|stat| !stat.is_dead()) && has_entry(pid, entry)
+}
+
+fn has_entry(pid: u32, entry: &str) -> bool {
+    std::fs::read(Path::new("/proc").join(pid.to_string()).join("environ"))
+        .is_ok_and(|environment| environment.split(|byte| *byte == 0).any(|item| item == entry.as_bytes()))
+}
+
 /// Living processes that carry this entry (`KEY=value`) in the environment they were started with.
 pub(crate) fn with_environment(entry: &str) -> Vec<ProcessRef> {
     scan()
         .into_iter()
         .filter(|(_, stat)| !stat.is_dead())
-        .filter(|(pid, _)| {
-            std::fs::read(Path::new("/proc").join(pid.to_string()).join("environ")).is_ok_and(|environment| {
-                environment.split(|byte| *byte == 0).any(|item| item == entry.as_bytes())
-            })
-        })
+        .filter(|(pid, _)| has_entry(*pid, entry))
         .filter_map(|(pid, _)| ProcessRef::of(pid))
         .collect()
 }

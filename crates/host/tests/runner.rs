@@ -6,9 +6,9 @@
 #[path = "support/context.rs"]
 mod context;
 
-use cdpipe_host::{HostRunner, Masker, RunLog, RunnerConfig};
-use cdpipe_model::action::RunAction;
-use cdpipe_model::ports::Runner as _;
+use cdpipe_host::{HostRunner, Masker, RunnerConfig};
+use cdpipe_model::action::{Answer, RunAction};
+use cdpipe_model::ports::{Probe, Runner as _};
 use cdpipe_model::secret::{SecretPart, SecretText};
 use cdpipe_model::{Fault, Value};
 use context::Context;
@@ -27,8 +27,8 @@ impl Place {
         let runner = HostRunner::new(
             RunnerConfig {
                 base: folder.path().to_owned(),
-                scratch: folder.path().join("tmp"),
-                log: Some(RunLog::new(folder.path().join("output.log"))),
+                commands: folder.path().join("commands"),
+                supervisor: env!("CARGO_BIN_EXE_cdpipe-host-helper").into(),
                 grace: Duration::from_millis(300),
                 hidden_env: vec!["CARGO_PKG_NAME".to_owned()],
             },
@@ -49,14 +49,17 @@ impl Place {
         self.context.sink.0.lock().expect("not poisoned").clone()
     }
 
-    fn log(&self) -> Vec<String> {
-        let mut found = Vec::new();
-        cdpipe_host::run_log::read(&self.folder.path().join("output.log"), |line| {
-            found.push(line.text);
-            true
-        })
-        .expect("reads");
-        found
+    /// Everything that is on disk of the run, but sockets.
+    fn kept(&self) -> String {
+        let folder = self.folder.path().join("commands").join("20261123-151905-7f3a");
+        let mut kept = String::new();
+        for entry in std::fs::read_dir(folder).expect("is there") {
+            let path = entry.expect("an entry").path();
+            if path.is_file() {
+                kept.push_str(&String::from_utf8_lossy(&std::fs::read(path).expect("reads")));
+            }
+        }
+        kept
     }
 }
 
@@ -87,9 +90,6 @@ async fn output_of_both_streams_is_seen_and_kept() {
     let err = said.iter().position(|line| line == "err: two").expect("stderr");
     said.remove(err);
     assert_eq!(said, ["out: one", "out: a", "out: b\u{fffd}", "out: end"]);
-    let mut log = place.log();
-    log.sort();
-    assert_eq!(log, ["a", "b\u{fffd}", "end", "one", "two"]);
 }
 
 #[tokio::test]
@@ -129,7 +129,6 @@ async fn values_are_data_and_outputs_come_back() {
     let expected = [("arg", nasty), ("here", "sub"), ("in", "from stdin")];
     assert_eq!(outputs, expected.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
     assert_eq!(place.said(), ["progress: output `other` is ignored: the stage does not declare it"]);
-    assert_eq!(std::fs::read_dir(place.folder.path().join("tmp")).expect("is there").count(), 0);
 }
 
 #[tokio::test]
@@ -145,12 +144,13 @@ async fn secrets_reach_the_command_and_nobody_else() {
         )
     };
     let fault = place.run(&run).await.expect_err("ends with false");
-    let all = format!("{:?} {:?} {fault:?}", place.said(), place.log());
+    let all = format!("{:?} {:?} {fault:?}", place.said(), place.kept());
     assert!(!all.contains("hunter22-long") && !all.contains("b25n"), "{all}");
     assert!(all.contains("out: ***") && all.contains("out: Bearer ***") && all.contains("err: e"), "{all}");
 
     let run = RunAction { outputs: vec!["x".to_owned()], ..action("echo x=hunter22-long > $CDPIPE_OUTPUT") };
     assert_eq!(place.run(&run).await.expect_err("is refused").kind, "output-secret");
+    assert!(!place.kept().contains("hunter22-long"), "{}", place.kept());
 }
 
 #[tokio::test]
@@ -201,19 +201,6 @@ async fn cancel_and_deadline_leave_nothing_of_the_group() {
         assert!(begun.elapsed() > Duration::from_millis(500), "the grace was given");
         assert!(begun.elapsed() < Duration::from_secs(5));
         assert_eq!(marked(&mark), 0);
-    }
-}
-
-#[tokio::test]
-async fn a_call_that_is_dropped_leaves_nothing_either() {
-    let place = Place::new();
-    let mark = format!("dropped-{}", std::process::id());
-    let run = action(&format!("sh -c \"trap '' TERM; while :; do sleep 0.05; done\" {mark} & wait # {mark}"));
-    let _ = tokio::time::timeout(Duration::from_millis(200), place.run(&run)).await;
-    let until = Instant::now() + Duration::from_secs(5);
-    while marked(&mark) > 0 {
-        assert!(Instant::now() < until, "something is left");
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
@@ -270,4 +257,177 @@ async fn what_can_not_be_started_says_what_to_do() {
         .await
         .expect_err("fails");
     assert!(fault.message.contains("too large"), "{}", fault.message);
+}
+
+/// How many supervisors of commands there are for this place.
+fn supervisors(place: &Place) -> usize {
+    marked(&place.folder.path().join("commands").display().to_string())
+}
+
+async fn until(what: &str, mut reached: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(20);
+    while !reached() {
+        assert!(Instant::now() < until, "{what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+impl Place {
+    /// Another engine that goes on where this one stopped.
+    fn resumed(self) -> Self {
+        let runner = HostRunner::new(
+            RunnerConfig {
+                base: self.folder.path().to_owned(),
+                commands: self.folder.path().join("commands"),
+                supervisor: env!("CARGO_BIN_EXE_cdpipe-host-helper").into(),
+                grace: Duration::from_millis(300),
+                hidden_env: Vec::new(),
+            },
+            Masker::default(),
+        );
+        Self { folder: self.folder, runner, context: Context::default() }
+    }
+
+    /// Starts it and goes away before it has ended: the script waits for the file `go`.
+    async fn begin(&self, outputs: &[&str], rest: &str) {
+        let script =
+            format!("echo x >> runs; echo before; touch up; until [ -e go ]; do sleep 0.01; done; {rest}");
+        let run =
+            RunAction { outputs: outputs.iter().map(|name| (*name).to_owned()).collect(), ..action(&script) };
+        let up = self.folder.path().join("up");
+        tokio::select! {
+            _ = self.run(&run) => unreachable!("it waits"),
+            () = until("the command is up", || up.exists()) => {}
+        }
+    }
+
+    fn go(&self) {
+        std::fs::write(self.folder.path().join("go"), "").expect("writes");
+    }
+
+    fn runs(&self) -> usize {
+        std::fs::read_to_string(self.folder.path().join("runs")).expect("is there").lines().count()
+    }
+
+    async fn probe(&self) -> Probe {
+        self.runner.probe(self.context.call()).await
+    }
+}
+
+#[tokio::test]
+async fn a_command_outlives_the_call_and_is_found_running() {
+    let place = Place::new();
+    place.begin(&["x"], "echo after; echo x=1 > $CDPIPE_OUTPUT").await;
+    let place = place.resumed();
+    let (probe, ()) = tokio::join!(place.probe(), async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        place.go();
+    });
+    let outputs = BTreeMap::from([("x".to_owned(), "1".to_owned())]);
+    assert_eq!(probe, Probe::Done(Answer::Exited { outputs }));
+    assert!(place.said().contains(&"out: after".to_owned()), "{:?}", place.said());
+    assert_eq!(place.runs(), 1);
+    let place = place.resumed();
+    until("the supervisor has ended", || supervisors(&place) == 0).await;
+}
+
+#[tokio::test]
+async fn what_ended_without_an_engine_is_found_with_its_output() {
+    for (rest, kind) in
+        [("echo after; echo x=1 > $CDPIPE_OUTPUT", None), ("echo why >&2; exit 3", Some("command-failed"))]
+    {
+        let place = Place::new();
+        place.begin(&["x"], rest).await;
+        let place = place.resumed();
+        place.go();
+        until("the supervisor has ended", || supervisors(&place) == 0).await;
+        // Asked twice it says the same.
+        for _ in 0..2 {
+            match (place.probe().await, kind) {
+                (Probe::Done(Answer::Exited { outputs }), None) => {
+                    assert_eq!(outputs, BTreeMap::from([("x".to_owned(), "1".to_owned())]));
+                    assert!(place.said().contains(&"out: after".to_owned()), "{:?}", place.said());
+                }
+                (Probe::Failed(fault), Some(kind)) => {
+                    assert_eq!(fault.kind, kind);
+                    assert!(fault.message.contains("exit status 3"), "{}", fault.message);
+                    assert_eq!(fault.details.last().map(String::as_str), Some("why"));
+                }
+                (probe, _) => unreachable!("{probe:?}"),
+            }
+        }
+        assert_eq!(place.runs(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_deadline_holds_without_an_engine() {
+    let mut place = Place::new();
+    place.context.deadline = Duration::from_millis(1_500);
+    place.begin(&[], "echo never").await;
+    let place = place.resumed();
+    until("the supervisor has ended", || supervisors(&place) == 0).await;
+    let Probe::Failed(fault) = place.probe().await else { unreachable!("it took too long") };
+    assert_eq!(fault.kind, "timed-out");
+}
+
+#[tokio::test]
+async fn without_its_supervisor_a_command_is_waited_for_and_then_unknown() {
+    let place = Place::new();
+    place.begin(&[], "exit 0").await;
+    let folder = place.folder.path().join("commands").display().to_string();
+    let pid = std::fs::read_dir("/proc")
+        .expect("/proc")
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
+        .find(|pid| {
+            std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains(&folder))
+        })
+        .and_then(rustix::process::Pid::from_raw)
+        .expect("a supervisor");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("is killed");
+    let place = place.resumed();
+    let probe = async {
+        let probe = place.probe().await;
+        assert!(place.folder.path().join("go").exists(), "it was waited for");
+        probe
+    };
+    let (probe, ()) = tokio::join!(probe, async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        place.go();
+    });
+    let Probe::Unknown(fault) = probe else { unreachable!("nobody knows") };
+    assert_eq!(fault.kind, "outcome-unknown");
+    assert!(fault.message.contains("the process that supervised it was killed"), "{}", fault.message);
+    // What was never begun is not unknown, and is begun by a new supervisor.
+    let other =
+        Context { effect: cdpipe_model::EffectId("20261123-151905-7f3a/2".to_owned()), ..Context::default() };
+    assert_eq!(place.runner.probe(other.call()).await, Probe::NotDone);
+    place.runner.run(other.call(), &action("true")).await.expect("succeeds");
+}
+
+#[tokio::test]
+async fn all_commands_of_a_run_that_is_given_up_are_ended() {
+    let place = Place::new();
+    place.begin(&[], "echo never").await;
+    let place = place.resumed();
+    let (all, run) =
+        (place.folder.path().join("commands"), cdpipe_model::RunId::from("20261123-151905-7f3a"));
+    let ended = tokio::task::spawn_blocking({
+        let (all, run) = (all.clone(), run.clone());
+        move || cdpipe_host::commands::end_all(&all, &run, Duration::from_secs(20))
+    });
+    assert_eq!(ended.await.expect("no panic").expect("is ended"), 1);
+    assert_eq!(supervisors(&place), 0);
+    let Probe::Failed(fault) = place.probe().await else { unreachable!("it was ended") };
+    assert_eq!(fault.kind, "cancelled");
+    cdpipe_host::commands::forget(&all, &run, Duration::ZERO).expect("is removed");
+    assert!(!all.join(run.as_str()).exists());
+}
+
+#[tokio::test]
+async fn a_run_folder_with_a_long_path_has_a_socket_too() {
+    let mut place = Place::new();
+    place.context.effect = cdpipe_model::EffectId(format!("{}/1", "long-".repeat(40)));
+    place.script("echo hello").await.expect("succeeds");
+    assert_eq!(place.said(), ["out: hello"]);
 }

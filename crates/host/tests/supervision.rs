@@ -162,7 +162,6 @@ async fn a_binary_that_is_no_supervisor_is_told() {
             base: place.folder.path().to_owned(),
             supervisor: "/bin/true".into(),
             policy: support::quick_policy(),
-            hidden_env: Vec::new(),
         },
         cdpipe_host::Masker::default(),
     );

@@ -58,10 +58,9 @@ impl Local {
                     Command {
                         run,
                         folder: &folder,
-                        base_env: Some(machine_environment()),
+                        base_env: &machine_environment(),
                         env,
                         scratch: &self.config.state.join("tmp"),
-                        log: None,
                     },
                 )
                 .await;

@@ -76,8 +76,6 @@ pub struct LocalConfig {
     pub supervisor: PathBuf,
     /// How supervisors behave.
     pub policy: Policy,
-    /// Environment variables that no command may inherit: sources of secrets.
-    pub hidden_env: Vec<String>,
 }
 
 /// Processes on this machine.
@@ -95,7 +93,7 @@ impl Local {
     pub fn new(config: LocalConfig, masker: Masker) -> Self {
         let state = EnvironmentState::new(config.state.clone());
         let leases = Leases::new(state.locks());
-        let shell = Shell::new(&config.hidden_env, masker.clone());
+        let shell = Shell::new(masker.clone());
         Self { config, state, leases, masker, shell }
     }
 

@@ -73,6 +73,11 @@ impl Masker {
         (0..bytes.len()).any(|at| patterns.longest_at(bytes, at).is_some())
     }
 
+    /// The values that are known beyond the first `known`, and how many there are now. For another process that masks too.
+    pub(crate) fn values_after(&self, known: usize) -> (Vec<String>, usize) {
+        self.patterns().values_after(known)
+    }
+
     fn patterns(&self) -> Arc<Patterns> {
         Arc::clone(&self.shared.patterns.read().unwrap_or_else(PoisonError::into_inner))
     }

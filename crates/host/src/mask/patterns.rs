@@ -44,6 +44,12 @@ impl Patterns {
         self.values.iter().any(|known| known.0 == value.as_bytes())
     }
 
+    /// The values after the first `known` that were learned, and how many there are.
+    pub(super) fn values_after(&self, known: usize) -> (Vec<String>, usize) {
+        let values = self.values.iter().skip(known);
+        (values.map(|value| String::from_utf8_lossy(&value.0).into_owned()).collect(), self.values.len())
+    }
+
     /// These and the forms of one more value.
     pub(super) fn with(&self, value: &str) -> Self {
         let mut values = self.values.clone();

@@ -18,7 +18,7 @@ const LIMIT_BYTES: u64 = 1 << 20;
 
 static NUMBER: AtomicU64 = AtomicU64::new(0);
 
-/// The file, removed when it goes.
+/// A file of a command that nobody will ask for again: removed when it goes.
 #[derive(Debug)]
 pub(super) struct OutputFile {
     path: PathBuf,
@@ -30,54 +30,66 @@ impl OutputFile {
         let folder = std::path::absolute(folder).map_err(|error| io_fault("find", folder, &error))?;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let path = folder.join(format!("output-{}-{}-{number}", std::process::id(), crate::clock::now_ms()));
-        OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|error| io_fault("make the file", &path, &error))?;
+        create(&path)?;
         Ok(Self { path })
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
+}
 
-    /// What was written, of the names that are declared.
-    pub(super) fn read(
-        &self,
-        declared: &[String],
-        masker: &Masker,
-        sink: &dyn Sink,
-    ) -> Result<BTreeMap<String, String>, Fault> {
-        let mut text = String::new();
-        let file = std::fs::File::open(&self.path).map_err(|error| io_fault("read", &self.path, &error))?;
-        file.take(LIMIT_BYTES + 1).read_to_string(&mut text).map_err(|error| {
-            Fault::new(
-                "output-unreadable",
-                format!("what the command wrote to $CDPIPE_OUTPUT can't be read: {error}"),
-            )
-        })?;
-        if text.len() as u64 > LIMIT_BYTES {
-            return Err(Fault::new(
-                "output-unreadable",
-                "the command wrote more than 1 MiB to $CDPIPE_OUTPUT",
-            )
+/// What was written there, of the names that are declared.
+///
+/// # Errors
+/// `output-unreadable`; `output-secret` if a value holds a secret, and then the file is emptied.
+pub(super) fn read(
+    path: &Path,
+    declared: &[String],
+    masker: &Masker,
+    sink: &dyn Sink,
+) -> Result<BTreeMap<String, String>, Fault> {
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(|error| io_fault("read", path, &error))?;
+    file.take(LIMIT_BYTES + 1).read_to_string(&mut text).map_err(|error| {
+        Fault::new(
+            "output-unreadable",
+            format!("what the command wrote to $CDPIPE_OUTPUT can't be read: {error}"),
+        )
+    })?;
+    if text.len() as u64 > LIMIT_BYTES {
+        return Err(Fault::new("output-unreadable", "the command wrote more than 1 MiB to $CDPIPE_OUTPUT")
             .help("write large results to a file, and its path as the output"));
-        }
-        let mut outputs = BTreeMap::new();
-        for (name, value) in parse(&text)? {
-            if !declared.contains(&name) {
-                sink.progress(&format!("output `{name}` is ignored: the stage does not declare it"));
-            } else if masker.is_tainted(&value) {
-                return Err(Fault::new("output-secret", format!("the output `{name}` holds a secret"))
-                    .help("outputs are kept and shown; pass the secret itself to the step that needs it"));
-            } else {
-                outputs.insert(name, value);
-            }
-        }
-        Ok(outputs)
     }
+    let mut outputs = BTreeMap::new();
+    for (name, value) in parse(&text)? {
+        if !declared.contains(&name) {
+            sink.progress(&format!("output `{name}` is ignored: the stage does not declare it"));
+        } else if masker.is_tainted(&value) {
+            // It is kept until the run is over, and no secret is to lie about.
+            let _ = std::fs::File::create(path);
+            return Err(Fault::new("output-secret", format!("the output `{name}` holds a secret"))
+                .help("outputs are kept and shown; pass the secret itself to the step that needs it"));
+        } else {
+            outputs.insert(name, value);
+        }
+    }
+    Ok(outputs)
+}
+
+/// Makes the file of this path, empty.
+///
+/// # Errors
+/// A fault that names the path.
+pub(crate) fn create(path: &Path) -> Result<(), Fault> {
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+        .map(drop)
+        .map_err(|error| io_fault("make the file", path, &error))
 }
 
 impl Drop for OutputFile {

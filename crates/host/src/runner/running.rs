@@ -31,7 +31,7 @@ pub(super) enum Turn {
 
 /// A running command. Dropping it kills its group.
 #[derive(Debug)]
-pub(super) struct Running {
+pub(crate) struct Running {
     /// `None` once it was reaped. Until then its id, and by that the id of its group, can't belong to anybody else.
     child: Option<Child>,
     pid: u32,
@@ -96,6 +96,11 @@ impl Running {
             last: VecDeque::new(),
             buffer: Vec::new(),
         })
+    }
+
+    /// Its process, which leads its group.
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
     }
 
     /// Waits for output, for room for input, or for the end. Can be dropped at any await.

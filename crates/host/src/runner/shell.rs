@@ -1,14 +1,16 @@
-//! One command from beginning to end: environment, output, deadline, outcome.
+//! One command from beginning to end: what it gets, and what its end means.
 
+use super::execute::{Limits, Output, execute};
 use super::outputs::OutputFile;
-use super::running::{Running, Turn};
+use super::running::Running;
+use crate::commands::{EFFECT_VARIABLE, Ended, How, Start};
 use crate::durable::io_fault;
 use crate::mask::Masker;
 use crate::process::signal_name;
 use crate::resolve;
-use crate::run_log::RunLog;
 use cdpipe_model::action::RunAction;
-use cdpipe_model::ports::Call;
+use cdpipe_model::event::Stream;
+use cdpipe_model::ports::{Call, Sink};
 use cdpipe_model::secret::SecretValue;
 use cdpipe_model::value::format_duration_ms;
 use cdpipe_model::{Fault, Value};
@@ -22,19 +24,10 @@ use std::time::{Duration, Instant};
 /// How long a command may take to end after TERM, unless said otherwise.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// How long output is read after the command has ended: what it wrote itself is there at once, the rest is of background processes.
-const OUTPUT_WAIT: Duration = Duration::from_millis(250);
-
-/// How long killed processes may take to vanish.
-const KILL_WAIT: Duration = Duration::from_secs(2);
-
-/// Runs shell text. Cheap to clone.
+/// Runs shell text as a child of this process. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Shell {
     masker: Masker,
-    /// Variables of cdpipe's own environment that are not passed on.
-    hidden: Vec<OsString>,
-    grace: Duration,
 }
 
 /// What to run, and where.
@@ -43,42 +36,16 @@ pub(crate) struct Command<'a> {
     /// Working directory.
     pub(crate) folder: &'a Path,
     /// Environment instead of cdpipe's own.
-    pub(crate) base_env: Option<Vec<(OsString, OsString)>>,
+    pub(crate) base_env: &'a [(OsString, OsString)],
     /// Environment on top of that, below the action's.
     pub(crate) env: BTreeMap<String, String>,
     /// For `$CDPIPE_OUTPUT`.
     pub(crate) scratch: &'a Path,
-    pub(crate) log: Option<&'a RunLog>,
-}
-
-/// Why a command had to be ended.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Cut {
-    Cancelled,
-    TimedOut,
 }
 
 impl Shell {
-    /// A shell that does not pass on these variables, nor inputs of the run (`CDPIPE_SET_…`).
-    pub(crate) fn new(hidden: &[String], masker: Masker) -> Self {
-        // Only what is there: a command whose environment is not touched costs less.
-        let hidden = std::env::vars_os()
-            .map(|(name, _)| name)
-            .filter(|name| {
-                name.to_str().is_some_and(|name| {
-                    name.starts_with("CDPIPE_SET_")
-                        || name == "CDPIPE_OUTPUT"
-                        || hidden.iter().any(|hidden| hidden == name)
-                })
-            })
-            .collect();
-        Self { masker, hidden, grace: GRACE }
-    }
-
-    /// The same with another grace.
-    pub(crate) fn with_grace(mut self, grace: Duration) -> Self {
-        self.grace = grace;
-        self
+    pub(crate) fn new(masker: Masker) -> Self {
+        Self { masker }
     }
 
     /// Runs it to its end.
@@ -90,187 +57,159 @@ impl Shell {
         let begun = Instant::now();
         let output =
             if command.run.outputs.is_empty() { None } else { Some(OutputFile::create(command.scratch)?) };
-        let stdin = match &command.run.stdin {
-            Some(value) => Some(resolve::text(value, call.secrets, &self.masker).await?),
-            None => None,
+        let mut start = prepare(call, command.run, command.folder, command.env, &self.masker).await?;
+        let env = std::mem::take(&mut start.env);
+        let path = output.as_ref().map(OutputFile::path);
+        let ended = match spawn(&mut start, env, Some(command.base_env), path, &self.masker) {
+            Ok(running) => {
+                let limits = Limits { cancel: call.cancel, deadline: call.deadline, grace: GRACE, begun };
+                execute(running, limits, &mut Direct(call.sink)).await
+            }
+            Err(fault) => Ended { how: How::NotStarted(fault), took_ms: 0, last: Vec::new() },
         };
-        let mut process = self.process(&command, call, output.as_ref()).await?;
-        process.stdin(if stdin.is_some() { Stdio::piped() } else { Stdio::null() });
-        let spawned =
-            Running::spawn(&mut process, &self.masker, stdin).map_err(|error| cannot_start(&command, &error));
-        // The environment holds secrets: it goes as soon as the process has it.
-        drop(process);
-        let mut running = spawned?;
-        let cut = self.watch(call, &command, &mut running, begun).await;
-        let status = running
-            .reap()
-            .map_err(|error| Fault::new("command-failed", format!("the command was lost: {error}")))?;
-        // Whole milliseconds: what is finer is noise to whoever reads it.
-        let took = format_duration_ms((begun.elapsed().as_secs_f64() * 1000.0).round());
-        let name = || self.masker.mask(&title(&command.run.script)).into_owned();
-        match cut {
-            Some(Cut::Cancelled) => {
-                Err(Fault::new("cancelled", format!("`{}` was cancelled after {took}", name()))
-                    .details(running.last_lines()))
-            }
-            Some(Cut::TimedOut) => {
-                Err(Fault::new("timed-out", format!("`{}` was ended after {took}: it took too long", name()))
-                    .details(running.last_lines())
-                    .help("raise `timeout` if it only needs longer"))
-            }
-            None if status.success() => match output {
-                Some(output) => output.read(&command.run.outputs, &self.masker, call.sink),
+        let output = output.as_ref().map(|output| (output.path(), command.run.outputs.as_slice()));
+        conclude(ended, &start.title, output, &self.masker, call.sink)
+    }
+}
+
+/// Lines straight to the sink.
+struct Direct<'a>(&'a dyn Sink);
+
+impl Output for Direct<'_> {
+    fn lines(&mut self, lines: Vec<(Stream, String)>) {
+        for (stream, line) in lines {
+            self.0.output(stream, &line);
+        }
+    }
+
+    async fn room(&mut self) {}
+}
+
+/// Everything that must be known before it can be started; secrets are resolved.
+///
+/// # Errors
+/// `secret-missing`, `value-unfit`, and the like.
+pub(super) async fn prepare(
+    call: Call<'_>,
+    run: &RunAction,
+    folder: &Path,
+    mut env: BTreeMap<String, String>,
+    masker: &Masker,
+) -> Result<Start, Fault> {
+    let stdin = match &run.stdin {
+        Some(value) => Some(resolve::text(value, call.secrets, masker).await?.expose().to_owned()),
+        None => None,
+    };
+    for (name, value) in &run.env {
+        let text: SecretValue = match value {
+            Value::Secret(_) => resolve::text(value, call.secrets, masker).await?,
+            plain => SecretValue::new(plain.to_string()),
+        };
+        resolve::fits_environment(name, text.expose())?;
+        env.insert(name.clone(), text.expose().to_owned());
+    }
+    Ok(Start {
+        effect: call.effect.to_string(),
+        title: masker.mask(&title(&run.script)).into_owned(),
+        script: run.script.clone(),
+        folder: std::path::absolute(folder).map_err(|error| io_fault("find", folder, &error))?,
+        env,
+        stdin,
+        outputs: run.outputs.clone(),
+        deadline_ms: u64::try_from(call.deadline.as_millis()).unwrap_or(u64::MAX),
+        grace_ms: 0,
+        mask: Vec::new(),
+    })
+}
+
+/// Starts it as a child of this process. `base_env` is instead of this process's own environment.
+///
+/// # Errors
+/// Why it can't be started.
+pub(crate) fn spawn(
+    start: &mut Start,
+    env: BTreeMap<String, String>,
+    base_env: Option<&[(OsString, OsString)]>,
+    output: Option<&Path>,
+    masker: &Masker,
+) -> Result<Running, Fault> {
+    let mut process = std::process::Command::new("/bin/sh");
+    process.arg("-ec").arg(&start.script).current_dir(&start.folder).process_group(0);
+    if let Some(base_env) = base_env {
+        process.env_clear().envs(base_env.iter().map(|(name, value)| (name, value)));
+    }
+    process.envs(env).env(EFFECT_VARIABLE, &start.effect);
+    if let Some(output) = output {
+        process.env("CDPIPE_OUTPUT", output);
+    }
+    let stdin = start.stdin.take().map(SecretValue::new);
+    process.stdin(if stdin.is_some() { Stdio::piped() } else { Stdio::null() });
+    process.stdout(Stdio::piped()).stderr(Stdio::piped());
+    // The environment holds secrets: `process` goes as soon as the command has it.
+    Running::spawn(&mut process, masker, stdin).map_err(|error| cannot_start(&start.folder, &error))
+}
+
+/// What the end of a command means.
+///
+/// # Errors
+/// `command-failed` with the exit status and the last lines; `cancelled`; `timed-out`.
+pub(super) fn conclude(
+    ended: Ended,
+    title: &str,
+    output: Option<(&Path, &[String])>,
+    masker: &Masker,
+    sink: &dyn Sink,
+) -> Result<BTreeMap<String, String>, Fault> {
+    #[allow(clippy::cast_precision_loss, reason = "a duration for people")]
+    let took = format_duration_ms(ended.took_ms as f64);
+    let failed = |text: String| Fault::new("command-failed", text);
+    Err(match ended.how {
+        How::Exited(0) => {
+            return match output {
+                Some((path, declared)) => super::outputs::read(path, declared, masker, sink),
                 None => Ok(BTreeMap::new()),
-            },
-            None => {
-                Err(Fault::new("command-failed", format!("`{}` {} after {took}", name(), describe(status)))
-                    .details(running.last_lines()))
-            }
-        }
-    }
-
-    /// Reads output until the command has ended, or ends it.
-    async fn watch(
-        &self,
-        call: Call<'_>,
-        command: &Command<'_>,
-        running: &mut Running,
-        begun: Instant,
-    ) -> Option<Cut> {
-        let mut cancelled = call.cancel.cancelled();
-        let deadline = tokio::time::sleep(call.deadline.saturating_sub(begun.elapsed()));
-        tokio::pin!(deadline);
-        let mut report = Report { call, log: command.log, log_failed: false };
-        let cut = loop {
-            tokio::select! {
-                // First what ends it: a command that never stops writing is always ready.
-                biased;
-                () = &mut cancelled => break Some(Cut::Cancelled),
-                () = &mut deadline => break Some(Cut::TimedOut),
-                turn = running.turn() => match turn {
-                    Turn::Output => report.give_fairly(running).await,
-                    Turn::Exited => break None,
-                },
-            }
-        };
-        if cut.is_some() {
-            running.ask_to_end();
-            report.read_on(running, self.grace, |running| running.is_gone()).await;
-            running.kill();
-            report.read_on(running, KILL_WAIT, |running| running.is_gone()).await;
-        }
-        report.read_on(running, OUTPUT_WAIT, |running| running.is_silent()).await;
-        running.close();
-        report.give(running);
-        cut
-    }
-
-    async fn process(
-        &self,
-        command: &Command<'_>,
-        call: Call<'_>,
-        output: Option<&OutputFile>,
-    ) -> Result<std::process::Command, Fault> {
-        let mut process = std::process::Command::new("/bin/sh");
-        process.arg("-ec").arg(&command.run.script).current_dir(command.folder).process_group(0);
-        match &command.base_env {
-            Some(env) => {
-                process.env_clear().envs(env.iter().map(|(name, value)| (name, value)));
-            }
-            None => {
-                for name in &self.hidden {
-                    process.env_remove(name);
-                }
-            }
-        }
-        process.envs(&command.env);
-        for (name, value) in &command.run.env {
-            let text: SecretValue = match value {
-                Value::Secret(_) => resolve::text(value, call.secrets, &self.masker).await?,
-                plain => SecretValue::new(plain.to_string()),
             };
-            resolve::fits_environment(name, text.expose())?;
-            process.env(name, text.expose());
         }
-        if let Some(output) = output {
-            process.env("CDPIPE_OUTPUT", output.path());
+        How::Exited(status) => {
+            let how = describe(ExitStatus::from_raw(status));
+            failed(format!("`{title}` {how} after {took}")).details(ended.last)
         }
-        process.stdout(Stdio::piped()).stderr(Stdio::piped());
-        Ok(process)
-    }
+        How::Cancelled => {
+            Fault::new("cancelled", format!("`{title}` was cancelled after {took}")).details(ended.last)
+        }
+        How::TimedOut => {
+            Fault::new("timed-out", format!("`{title}` was ended after {took}: it took too long"))
+                .details(ended.last)
+                .help("raise `timeout` if it only needs longer")
+        }
+        How::NotStarted(fault) => fault,
+        How::Lost(reason) => failed(format!("the command was lost: {reason}")).details(ended.last),
+    })
 }
 
-/// Where lines go.
-struct Report<'a> {
-    call: Call<'a>,
-    log: Option<&'a RunLog>,
-    log_failed: bool,
-}
-
-impl Report<'_> {
-    /// Gives lines, and then lets timers and others have their turn: a command that never stops writing is always ready.
-    async fn give_fairly(&mut self, running: &mut Running) {
-        if self.give(running) {
-            tokio::task::yield_now().await;
-        }
-    }
-
-    /// Whether there were any lines.
-    fn give(&mut self, running: &mut Running) -> bool {
-        let lines = running.take_lines();
-        if lines.is_empty() {
-            return false;
-        }
-        for (stream, line) in &lines {
-            self.call.sink.output(*stream, line);
-        }
-        if let Some(log) = self.log
-            && !self.log_failed
-            && let Err(fault) = log.append(self.call.step, &lines)
-        {
-            // The command matters more than the record of its output; it is said once.
-            self.log_failed = true;
-            self.call.sink.progress(&format!("output is not kept: {}", fault.message));
-        }
-        true
-    }
-
-    /// Reads on until `done`, for at most so long.
-    async fn read_on(&mut self, running: &mut Running, at_most: Duration, done: impl Fn(&Running) -> bool) {
-        let until = Instant::now() + at_most;
-        // Whether others of the group are left can only be looked at, so it is looked at again and again.
-        let mut pause = Duration::from_millis(1);
-        while !done(running) && Instant::now() < until {
-            tokio::select! {
-                biased;
-                _ = running.turn_of_output(), if !running.is_silent() => self.give_fairly(running).await,
-                () = tokio::time::sleep(pause.min(until.saturating_duration_since(Instant::now()))) => {
-                    pause = (pause * 2).min(Duration::from_millis(25));
-                }
-            }
-        }
-    }
-}
-
-fn cannot_start(command: &Command<'_>, error: &std::io::Error) -> Fault {
+fn cannot_start(folder: &Path, error: &std::io::Error) -> Fault {
     match error.kind() {
-        std::io::ErrorKind::NotFound if !command.folder.is_dir() => Fault::new(
-            "folder-missing",
-            format!("the working folder {} does not exist", command.folder.display()),
-        )
-        .help("correct `dir`; it is relative to the pipeline's file"),
-        std::io::ErrorKind::ArgumentListTooLong => Fault::new(
-            "command-failed",
-            "the command can't be started: script and environment are too large together",
-        )
-        .help("pass large values by a file or by `stdin`"),
+        std::io::ErrorKind::NotFound if !folder.is_dir() => {
+            Fault::new("folder-missing", format!("the working folder {} does not exist", folder.display()))
+                .help("correct `dir`; it is relative to the pipeline's file")
+        }
+        std::io::ErrorKind::ArgumentListTooLong => too_large(),
         std::io::ErrorKind::WouldBlock => Fault::new(
             "command-failed",
             "the command can't be started: this machine allows no more processes",
         )
         .transient(),
-        _ => io_fault("start /bin/sh in", command.folder, error),
+        _ => io_fault("start /bin/sh in", folder, error),
     }
+}
+
+/// More than the kernel takes.
+pub(crate) fn too_large() -> Fault {
+    Fault::new(
+        "command-failed",
+        "the command can't be started: script and environment are too large together",
+    )
+    .help("pass large values by a file or by `stdin`")
 }
 
 /// The first line of a script, for messages.
@@ -288,4 +227,20 @@ fn describe(status: ExitStatus) -> String {
         (Some(code), _) => format!("ended with exit status {code}"),
         (None, signal) => format!("was killed by {}", signal_name(signal.unwrap_or_default())),
     }
+}
+
+/// Names of variables of cdpipe's own environment that no command gets: sources of secrets, inputs of the run (`CDPIPE_SET_…`), and
+/// what belongs to a command that cdpipe itself runs in.
+pub(super) fn hidden_variables(sources: &[String]) -> Vec<OsString> {
+    std::env::vars_os()
+        .map(|(name, _)| name)
+        .filter(|name| {
+            name.to_str().is_some_and(|name| {
+                name.starts_with("CDPIPE_SET_")
+                    || name == "CDPIPE_OUTPUT"
+                    || name == EFFECT_VARIABLE
+                    || sources.iter().any(|source| source == name)
+            })
+        })
+        .collect()
 }

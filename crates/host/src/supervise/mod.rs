@@ -17,6 +17,7 @@ pub(crate) mod log;
 mod port;
 mod reaper;
 
+use crate::commands::SUPERVISE_COMMANDS;
 use crate::durable::FileLock;
 use crate::process::ProcessRef;
 use crate::state::{FORMAT, InstanceConfig, InstanceState, Phase, Status};
@@ -62,6 +63,8 @@ pub fn intercept(mut args: impl Iterator<Item = OsString>) -> Option<ExitCode> {
     if command == SUPERVISE {
         let folder = args.find(|arg| arg != "--dir")?;
         Some(main(Path::new(&folder)))
+    } else if command == SUPERVISE_COMMANDS {
+        Some(crate::commands::main(Path::new(&args.next()?)))
     } else if command == ENTER {
         Some(enter::main(args))
     } else {
@@ -92,17 +95,17 @@ pub fn main(folder: &Path) -> ExitCode {
     }
 }
 
-fn runtime() -> io::Result<tokio::runtime::Runtime> {
+pub(crate) fn runtime() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()
 }
 
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     // The starter may be gone by now; the supervisor goes on without it.
     let _ = writeln!(io::stdout(), "{text}").and_then(|()| io::stdout().flush());
 }
 
 /// Lets go of the starter's pipes.
-fn detach() {
+pub(crate) fn detach() {
     if let Ok(null) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null") {
         let _ = rustix::stdio::dup2_stdin(&null);
         let _ = rustix::stdio::dup2_stdout(&null);

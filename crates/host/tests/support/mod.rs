@@ -102,7 +102,6 @@ fn local_at(folder: &Path, policy: Policy) -> Local {
             base: folder.to_owned(),
             supervisor: PathBuf::from(HELPER),
             policy,
-            hidden_env: Vec::new(),
         },
         Masker::default(),
     )

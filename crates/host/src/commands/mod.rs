@@ -1,0 +1,137 @@
+//! The supervisor of commands: one small process for each run, started with the run's first command, which outlives the engine that
+//! started it. It starts the commands, reads their output, ends them at their deadlines, and keeps what became of each in a file. So a
+//! killed engine's resume finds a command still running and waits for it, or finds its result, and never runs it a second time.
+//!
+//! ```text
+//! STATE/commands/RUN/
+//!   lock       held by the supervisor for as long as it lives
+//!   socket     where an engine talks to it; one engine at a time, the newest counts
+//!   record     what became of each command: started, its process, ended; and output that no engine was there to take
+//!   boots      the boots of this machine in which there was a supervisor; synced before the first command of each
+//!   log        what a supervisor complained of
+//!   output-N   `$CDPIPE_OUTPUT` of a command that has outputs
+//! ```
+//!
+//! The record is written with plain writes: it survives the end of any process, not a power cut. So after a reboot a command that has
+//! no end in it is one of which nobody knows how it ended, also if not even its start is there.
+//!
+//! Secrets come over the socket and are in memory only; output is masked before it is written or passed on. The supervisor is in a
+//! session of its own, so neither Ctrl-C nor a closed terminal reaches it. It ends when its engine is gone and no command is left: each
+//! command has a deadline, so it can't linger. Deliberately not here: what to run, and what a result means for the run.
+
+mod client;
+mod protocol;
+mod record;
+mod socket;
+mod supervisor;
+
+pub(crate) use client::{Client, ClientConfig, Event, Following, Past, Tale};
+pub(crate) use protocol::{Ended, How, Start};
+
+use crate::durable::{FileLock, remove_folder};
+use cdpipe_model::{Fault, RunId};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// The hidden subcommand that supervises the commands of a run.
+pub const SUPERVISE_COMMANDS: &str = "supervise-commands";
+
+/// The variable that tells a command which effect it is: it stays the same for as long as it is the same attempt.
+pub const EFFECT_VARIABLE: &str = "CDPIPE_EFFECT";
+
+/// How often a supervisor that should end is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+
+/// The whole life of a supervisor: `supervise-commands DIR`.
+pub(crate) fn main(folder: &Path) -> ExitCode {
+    supervisor::main(folder)
+}
+
+/// The folder of one run.
+#[derive(Debug, Clone)]
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    pub(crate) fn at(path: PathBuf) -> Self {
+        Self(path)
+    }
+
+    /// That of a run; `all` is the folder of all runs.
+    pub(crate) fn of_run(all: &Path, run: &str) -> Self {
+        // Ids that cdpipe makes have neither; a folder must not lead elsewhere whatever an id looks like.
+        Self(all.join(run.replace(['/', '\0'], "-").replace("..", "-")))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    fn lock(&self) -> PathBuf {
+        self.0.join("lock")
+    }
+
+    fn record(&self) -> PathBuf {
+        self.0.join("record")
+    }
+
+    fn boots(&self) -> PathBuf {
+        self.0.join("boots")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.0.join("log")
+    }
+
+    /// `$CDPIPE_OUTPUT` of this effect.
+    pub(crate) fn output(&self, effect: &str) -> PathBuf {
+        let number = effect.rsplit('/').next().unwrap_or_default();
+        self.0.join(format!("output-{number}"))
+    }
+}
+
+/// Removes what is kept of the commands of a run that is over. A supervisor that is just ending is waited for, for at most `wait`.
+///
+/// # Errors
+/// `busy` if there is a supervisor still; if the folder can't be removed.
+pub fn forget(all: &Path, run: &RunId, wait: Duration) -> Result<(), Fault> {
+    let folder = Folder::of_run(all, run.as_str());
+    wait_for_end(&folder, wait)?;
+    remove_folder(folder.path())
+}
+
+/// Ends every command of a run that nobody drives, and with them their supervisor: TERM, a grace, KILL. For a run that is given up.
+/// Answers how many commands there were.
+///
+/// # Errors
+/// `busy` if they did not end in time.
+pub fn end_all(all: &Path, run: &RunId, wait: Duration) -> Result<usize, Fault> {
+    let folder = Folder::of_run(all, run.as_str());
+    if !FileLock::is_held(&folder.lock()) {
+        return Ok(0);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Fault::new("busy", format!("the commands of run {run} can't be ended: {error}")))?;
+    let count = runtime.block_on(client::end_all(&folder, wait))?;
+    // With it goes the connection, and a supervisor does not end while it has one.
+    drop(runtime);
+    wait_for_end(&folder, wait)?;
+    Ok(count)
+}
+
+fn wait_for_end(folder: &Folder, wait: Duration) -> Result<(), Fault> {
+    let until = Instant::now() + wait;
+    while FileLock::is_held(&folder.lock()) {
+        if Instant::now() >= until {
+            return Err(Fault::new(
+                "busy",
+                format!("the commands in {} have a supervisor still", folder.path().display()),
+            )
+            .transient());
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    Ok(())
+}
