@@ -229,7 +229,11 @@ fn a_command_that_fills_the_disk_is_not_done_twice_behind_ones_back() {
     place.write("fill.cd", pipeline).unwrap();
     assert_ended(&place.run(["run", "fill.cd"]).unwrap(), 1, &["cdpipe resume"]);
     std::fs::remove_file(place.state().join("filler")).unwrap();
-    // That it ended well could not be written down, so it is not assumed; and it is not simply done again.
-    assert_ended(&place.run(["resume"]).unwrap(), 1, &["nobody knows", "run the pipeline again"]);
+    // The journal has no word of its end; its supervisor has, in what was left of the disk.
+    assert_ended(
+        &place.run(["resume"]).unwrap(),
+        1,
+        &["ended with exit status 1", "No space left on device"],
+    );
     assert_eq!(std::fs::read_to_string(place.work().join("done")).unwrap(), "one\n");
 }

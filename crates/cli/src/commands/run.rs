@@ -124,8 +124,8 @@ fn settle_unfinished(store: &Store, file: &Path, plan: &Plan, args: &Args, ui: &
             continue;
         }
         if args.abandon {
-            store.abandon(&now.run)?;
-            ui.note(&format!("run {} is given up; what it did stays as it is\n", now.run));
+            let ended = runs::give_up(store, &now.run)?;
+            ui.note(&format!("run {} is given up; what it did stays as it is{ended}\n", now.run));
             continue;
         }
         let what = match &now.state {

@@ -4,9 +4,10 @@ use crate::commands::Ended;
 use crate::failure::Failure;
 use crate::ui::{Look, Ui};
 use crate::{state, times};
-use cdpipe_engine::{RunState, RunSummary};
-use cdpipe_model::Outcome;
+use cdpipe_engine::{RunState, RunSummary, Store};
+use cdpipe_model::{Outcome, RunId};
 use serde_json::{Value, json};
+use std::time::Duration;
 
 /// Arguments of `cdpipe runs`.
 #[derive(Debug, clap::Args)]
@@ -30,8 +31,8 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> Ended {
     if let Some(part) = &args.abandon {
         let store = state::open_existing()?;
         let run = state::find_run(&store, part)?;
-        store.abandon(&run.run)?;
-        ui.print(&format!("run {} is given up; what it did stays as it is\n", run.run));
+        let ended = give_up(&store, &run.run)?;
+        ui.print(&format!("run {} is given up; what it did stays as it is{ended}\n", run.run));
         return Ok(0);
     }
     let dir = state::dir(None)?;
@@ -53,6 +54,23 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> Ended {
     }
     ui.print(&table(&runs, args.utc, times::now_ms(), ui.out));
     Ok(0)
+}
+
+/// How long the commands of a run that is given up may take to end: a grace, and a busy machine.
+const COMMANDS_END_WITHIN: Duration = Duration::from_secs(20);
+
+/// Gives an unfinished run up, and ends its commands. Answers what to say of those, if there were any.
+pub(crate) fn give_up(store: &Store, run: &RunId) -> Result<String, Failure> {
+    store.abandon(run)?;
+    let commands = crate::wiring::commands_dir(store.dir());
+    let cannot = |fault| Failure::from_fault(&crate::failure::CANNOT_RUN, fault);
+    let ended = cdpipe_host::commands::end_all(&commands, run, COMMANDS_END_WITHIN).map_err(cannot)?;
+    cdpipe_host::commands::forget(&commands, run, COMMANDS_END_WITHIN).map_err(cannot)?;
+    Ok(match ended {
+        0 => String::new(),
+        1 => "; a command of it was ended".to_owned(),
+        more => format!("; {more} commands of it were ended"),
+    })
 }
 
 /// What a run is, in a word with its tone.
