@@ -7,7 +7,7 @@ use crate::ui::Ui;
 use crate::wiring::Wiring;
 use crate::{state, wiring};
 use cdpipe_engine::{
-    Ask, Engine, Fanout, Options, OutputLog, Past, RunEnd, RunJournal, Store, SystemClock, Verdict,
+    Ask, Engine, Fanout, Journal, Options, OutputLog, Past, RunEnd, RunJournal, Store, SystemClock, Verdict,
 };
 use cdpipe_model::Fault;
 use cdpipe_model::record::{RunHeader, Signal};
@@ -112,11 +112,14 @@ pub(crate) fn drive(
         options,
     };
     let screen = Arc::clone(&stage.shared);
+    let journal: Arc<dyn Journal> = Arc::new(journal);
+    #[cfg(debug_assertions)]
+    let journal = crate::crash::planned(journal);
     let end = runtime.block_on(async move {
         let signals = tokio::spawn(count_signals(interrupt, screen));
         let end = match what {
-            What::New(header) => engine.run(header, Arc::new(journal)).await,
-            What::Past(past) => engine.resume(*past, Arc::new(journal)).await,
+            What::New(header) => engine.run(header, journal).await,
+            What::Past(past) => engine.resume(*past, journal).await,
         };
         signals.abort();
         end

@@ -7,6 +7,8 @@
 //! asked for and nothing else; nothing panics on any input.
 
 mod commands;
+#[cfg(debug_assertions)]
+mod crash;
 mod diff;
 mod drive;
 mod failure;

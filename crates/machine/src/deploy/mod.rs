@@ -21,6 +21,7 @@ use cdpipe_model::program::ProgramStep;
 use cdpipe_model::record::{Record, TimerId, TimerPurpose};
 use cdpipe_model::release::ReleaseSpec;
 use cdpipe_model::strategy::Strategy;
+use cdpipe_model::value::Value;
 use cdpipe_model::{Fault, Outcome};
 use micro::{Micro, next_micro};
 use table::{environment, is_routed};
@@ -38,7 +39,7 @@ impl Decide<'_> {
         if let Some(undo) = &deploy.undo {
             return self.deploy_undo(deploy, undo, step, spec);
         }
-        if let Some(trouble) = trouble(work, deploy) {
+        if let Some(trouble) = trouble(work, deploy, spec.timeout_ms) {
             return self.deploy_fails(work, deploy, step, spec, trouble);
         }
         if deploy.ended.is_some() {
@@ -299,16 +300,22 @@ impl Decide<'_> {
 }
 
 /// Why the deploy must go back, if it must.
-fn trouble(work: &Work, deploy: &DeployState) -> Option<Failure> {
+fn trouble(work: &Work, deploy: &DeployState, timeout_ms: u64) -> Option<Failure> {
     if deploy.ended == Some(Ok(())) {
         return None;
     }
-    if let Some(failure) = &deploy.cursor.failed {
-        return Some(failure.clone());
-    }
-    if let Some(Err(failure)) = &deploy.cursor.block_ended {
-        return Some(failure.clone());
-    }
+    let of_block = || deploy.cursor.block_ended.as_ref().and_then(|ended| ended.as_ref().err());
+    let failed = deploy.cursor.failed.as_ref().or_else(of_block);
+    // What was cancelled was cancelled for a reason, and that is what the deploy fails by.
+    failed
+        .filter(|(outcome, _)| *outcome != Outcome::Cancelled)
+        .cloned()
+        .or_else(|| told_to_stop(work, deploy, timeout_ms))
+        .or_else(|| failed.cloned())
+}
+
+/// What stops a deploy from outside of its program.
+fn told_to_stop(work: &Work, deploy: &DeployState, timeout_ms: u64) -> Option<Failure> {
     if let Some(findings) = deploy.watch.as_ref().and_then(|watch| watch.breach.as_ref()) {
         let text = findings.iter().map(|finding| finding.text.as_str()).collect::<Vec<_>>().join("; ");
         return Some((Outcome::Failed, Fault::new("watch-breach", text)));
@@ -317,7 +324,10 @@ fn trouble(work: &Work, deploy: &DeployState) -> Option<Failure> {
         return Some(stop.clone());
     }
     if deploy.timed_out {
-        return Some((Outcome::TimedOut, Fault::new("timed-out", "the deploy took longer than its timeout")));
+        #[allow(clippy::cast_precision_loss, reason = "for a person")]
+        let within = Value::Duration(timeout_ms as f64);
+        let text = format!("the deploy took longer than its timeout of {within}");
+        return Some((Outcome::TimedOut, Fault::new("timed-out", text)));
     }
     if let Some(rejected) = &work.gate.rejected {
         return Some((Outcome::Failed, rejected.clone()));
