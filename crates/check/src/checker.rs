@@ -41,6 +41,10 @@ pub(crate) struct Checker<'b> {
     pub(crate) expansions: Vec<Expansion>,
     /// (user, used, where): stages that read something of others.
     pub(crate) output_uses: Vec<(usize, usize, Span)>,
+    /// (stage, output): outputs that something reads.
+    pub(crate) used_outputs: HashSet<(usize, &'b str)>,
+    /// (block, metric): metrics that something reads.
+    pub(crate) used_metrics: HashSet<(&'b str, &'b str)>,
     /// Uses of `candidate.requests` in the rules being read.
     pub(crate) requests_uses: Vec<Span>,
     /// Uses of metrics by side: (block, metric, where, side).
@@ -80,6 +84,8 @@ impl<'b> Checker<'b> {
             good_patterns: HashSet::new(),
             expansions: Vec::new(),
             output_uses: Vec::new(),
+            used_outputs: HashSet::new(),
+            used_metrics: HashSet::new(),
             requests_uses: Vec::new(),
             side_uses: Vec::new(),
             deploys: Vec::new(),

@@ -9,7 +9,7 @@ use cdpipe_syntax::{CodeInfo, Severity};
 use std::fmt::Write as _;
 
 /// What is known of a code (`CD0201`), a keyword (`deploy`), a setting (`timeout`, `deploy.timeout`), a word (`canary`, `redis`), a
-/// function (`max`), a built-in name (`candidate.url`) or `functions` and `names`, as Markdown; `None` if nothing is.
+/// word between the parts of a head (`every`, `for`), an operator in letters (`matches`), a function (`max`), a built-in name (`candidate.url`) or `functions` and `names`, as Markdown; `None` if nothing is.
 pub fn explain(word: &str) -> Option<String> {
     let word = word.trim();
     if let Some(info) = codes().into_iter().find(|info| info.code.eq_ignore_ascii_case(word)) {
@@ -54,6 +54,16 @@ pub fn explain(word: &str) -> Option<String> {
             ));
         }
     }
+    if let Some((_, doc)) = EXPRESSION_WORDS.iter().find(|(known, _)| *known == word) {
+        parts.push(format!("In an expression: {doc}.\n"));
+    }
+    for (path, statement) in statements() {
+        if statement.keyword != word && stands_in(statement.parts, word) {
+            let syntax = statement_syntax(statement);
+            let place = place(&path, statement);
+            parts.push(format!("In the head of {place}, {}:\n\n```text\n{syntax}\n```\n", statement.summary));
+        }
+    }
     if parts.is_empty() {
         for (path, statement) in statements() {
             if let Some((setting, member)) = member_of(statement, word) {
@@ -66,6 +76,39 @@ pub fn explain(word: &str) -> Option<String> {
     }
     parts.dedup();
     (!parts.is_empty()).then(|| parts.join("\n"))
+}
+
+/// The words that are reserved, because expressions are made with them.
+const EXPRESSION_WORDS: &[(&str, &str)] = &[
+    ("and", "`a and b` is true if both are"),
+    ("or", "`a or b` is true if one of them is"),
+    ("not", "`not a` is true if `a` is false; it reaches as far as the next `and` or `or`"),
+    (
+        "in",
+        "`a in list` is true if an element of the list equals `a`, and `a in map` if `a` is one of its keys",
+    ),
+    ("matches", "`text matches 'regex'` is true if the regular expression is found in the text"),
+    (
+        "if",
+        "`if condition then a else b` is one of two values; a step or a stage that is left out has `when = condition`",
+    ),
+    ("then", "`if condition then a else b` is one of two values"),
+    ("else", "`if condition then a else b` is one of two values"),
+    ("true", "a value of the type `bool`"),
+    ("false", "a value of the type `bool`"),
+];
+
+/// Whether this word stands between the other parts of a head.
+fn stands_in(parts: &'static [Part], word: &str) -> bool {
+    parts.iter().any(|part| match part {
+        Part::Word(own) => *own == word,
+        Part::For => matches!(word, "for" | "in"),
+        Part::In => word == "in",
+        Part::Matches => word == "matches",
+        Part::Opt(inner) => stands_in(inner, word),
+        Part::Choice(_, list) => list.iter().any(|variant| stands_in(variant.parts, word)),
+        _ => false,
+    })
 }
 
 fn statement_has_variant(statement: &'static Statement, word: &str) -> bool {

@@ -62,6 +62,8 @@ pub(crate) fn unused(checker: &mut Checker<'_>, tops: &[Block<'_>]) {
             );
         }
     }
+    metrics(checker);
+    outputs(checker);
     if checker.names.nodes.is_empty()
         && let Some(first) = tops.first()
     {
@@ -73,5 +75,51 @@ pub(crate) fn unused(checker: &mut Checker<'_>, tops: &[Block<'_>]) {
             )
             .help("add one: `stage build { run \"make\" }`"),
         );
+    }
+}
+
+/// Metrics that no rule and no gate reads, of blocks of which another one is read. (Of others the block is told.)
+fn metrics(checker: &mut Checker<'_>) {
+    for block in checker.names.blocks(Names::Metrics) {
+        let set = block.name_text();
+        if block.stmt.span.source != SourceId(0) || !checker.names.is_used(Names::Metrics, set) {
+            continue;
+        }
+        for (metric, setting) in &block.inner.open {
+            if checker.used_metrics.contains(&(set, metric.as_str())) {
+                continue;
+            }
+            checker.report(
+                Diagnostic::new(
+                    &code::UNUSED_METRIC,
+                    setting.key.span,
+                    format!("no watch and no gate reads the metric `{metric}`"),
+                )
+                .help(format!("compare it in a rule (`rollback when {metric} > …`), or remove it")),
+            );
+        }
+    }
+}
+
+/// Outputs that nothing reads.
+fn outputs(checker: &mut Checker<'_>) {
+    for (index, block) in checker.names.nodes.clone().into_iter().enumerate() {
+        for output in block.children(Id::Output) {
+            let name = output.name_text();
+            if checker.used_outputs.contains(&(index, name)) {
+                continue;
+            }
+            checker.report(
+                Diagnostic::new(
+                    &code::UNUSED_OUTPUT,
+                    output.name_span(),
+                    format!("nothing reads the output `{name}`"),
+                )
+                .help(format!(
+                    "read it in a stage that needs this one (`${{stage.{}.{name}}}`), or remove it",
+                    block.name_text()
+                )),
+            );
+        }
     }
 }

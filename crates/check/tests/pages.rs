@@ -73,12 +73,19 @@ fn explain_knows_the_words_of_the_language() {
         "for",
         "run.retry",
         "every",
+        "to",
+        "in",
+        "matches",
+        "else",
     ] {
         let found = explain(word);
-        if matches!(word, "for" | "every") {
-            continue;
-        }
         assert!(found.is_some_and(|text| text.len() > 20), "{word}");
     }
     assert_eq!(explain("nonsense"), None);
+    // A word of heads shows the heads that it stands in.
+    let page = explain("for").unwrap_or_default();
+    assert!(
+        page.contains("stage NAME [for x in LIST]") && page.contains("rollback when CONDITION [for FOR]"),
+        "{page}"
+    );
 }

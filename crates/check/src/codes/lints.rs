@@ -36,4 +36,15 @@ codes! {
     "The stage that is to be rolled back has no deploy, no flag, no manifests and no `undo`: there is nothing cdpipe could take back."
     bad "stage build { run \"make\" }\non failure { rollback stage build }\n"
     good "stage build {\n  run \"make\"\n  undo { run \"make clean\" }\n}\non failure { rollback stage build }\n"
+
+    UNUSED_METRIC = "CD0908" Warning "metric that nothing reads";
+    "The metric is declared in a block of which other metrics are read, and no rule of a watch and no gate names this one: whatever it shows, nothing happens. \
+     Either a rule is missing, or it can go."
+    bad "environment here {\n  target local\n  traffic proxy\n}\nservice web { command = [\"./web\"] }\nmetrics traffic {\n  source scrape\n  error_rate: percent = ratio('errors_total', 'requests_total')\n  latency: duration = quantile(0.99, 'latency_seconds')\n}\nstage up {\n  deploy web to here {\n    canary { step 10% for 5m }\n    watch every 10s { rollback when candidate.error_rate > 5%; no_data = rollback }\n  }\n}\n"
+    good "environment here {\n  target local\n  traffic proxy\n}\nservice web { command = [\"./web\"] }\nmetrics traffic {\n  source scrape\n  error_rate: percent = ratio('errors_total', 'requests_total')\n  latency: duration = quantile(0.99, 'latency_seconds')\n}\nstage up {\n  deploy web to here {\n    canary { step 10% for 5m }\n    watch every 10s {\n      rollback when candidate.error_rate > 5%\n      rollback when candidate.latency > 500ms\n      no_data = rollback\n    }\n  }\n}\n"
+
+    UNUSED_OUTPUT = "CD0909" Warning "output that nothing reads";
+    "The stage declares an output, so a command of it has to write one; and no other stage and no hook reads it. Either a use is missing, or it can go."
+    bad "stage build {\n  run \"make; echo digest=1 >> $CDPIPE_OUTPUT\"\n  output digest: string\n}\nstage publish {\n  needs = [build]\n  run \"./publish\"\n}\n"
+    good "stage build {\n  run \"make; echo digest=1 >> $CDPIPE_OUTPUT\"\n  output digest: string\n}\nstage publish {\n  needs = [build]\n  run \"./publish ${stage.build.digest}\"\n}\n"
 }

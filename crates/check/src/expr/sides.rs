@@ -116,6 +116,7 @@ impl Checker<'_> {
             self.report(diag);
             return Low::wrong();
         };
+        self.used_outputs.insert((index, output.name_text()));
         let mut ignored = Vec::new();
         let ty = output.ty.and_then(|ty| crate::names::read_type(ty, &mut ignored));
         match ty {
@@ -256,14 +257,17 @@ impl Checker<'_> {
         }
         let unit =
             self.names.metric_units.iter().find(|((block, metric), _)| *block == set && *metric == name.text);
-        match unit.map(|(_, unit)| unit.clone()) {
-            Some(unit) => Low::symbol(
-                unit,
-                Symbol::Metric(MetricRef {
-                    subject,
-                    measure: MeasureName::Named { set: set.to_owned(), name: name.text.clone() },
-                }),
-            ),
+        match unit.map(|(key, unit)| (*key, unit.clone())) {
+            Some((key, unit)) => {
+                self.used_metrics.insert(key);
+                Low::symbol(
+                    unit,
+                    Symbol::Metric(MetricRef {
+                        subject,
+                        measure: MeasureName::Named { set: set.to_owned(), name: name.text.clone() },
+                    }),
+                )
+            }
             None => Low::wrong(),
         }
     }
