@@ -11,6 +11,7 @@ const LIMIT: Duration = Duration::from_secs(90);
 struct Sweep {
     shop: Deployed,
     starts: std::path::PathBuf,
+    ran: std::path::PathBuf,
     releases: u32,
     stable: String,
 }
@@ -18,14 +19,15 @@ struct Sweep {
 impl Sweep {
     fn begin(strategy: &str) -> Self {
         let folder = tempfile::tempdir().unwrap().keep();
-        let starts = folder.join("starts");
+        let (starts, ran) = (folder.join("starts"), folder.join("ran"));
         let pipeline = include_str!("../pipelines/sweep.cd")
             .replace("@STRATEGY@", strategy)
-            .replace("@STARTS@", &starts.to_string_lossy());
+            .replace("@STARTS@", &starts.to_string_lossy())
+            .replace("@RAN@", &ran.to_string_lossy());
         let shop = Deployed::with(&pipeline).unwrap();
         let first = shop.deploy("v0", "").unwrap();
         assert_eq!(first.code, Some(0), "{first:?}");
-        Self { shop, starts, releases: 0, stable: "v0".to_owned() }
+        Self { shop, starts, ran, releases: 0, stable: "v0".to_owned() }
     }
 
     fn cdpipe(&self, arguments: &[&str], crash: &str) -> Ended {
@@ -71,6 +73,11 @@ impl Sweep {
         let started = starts.lines().filter(|line| *line == version).count();
         let fine = if fault.is_empty() { started == 2 } else { started <= 2 };
         assert!(fine, "{version} was started {started} times\n{told}");
+        let ran = std::fs::read_to_string(&self.ran).unwrap();
+        let ran: Vec<&str> =
+            ran.lines().filter(|line| line.split(' ').nth(1) == Some(version.as_str())).collect();
+        let commands = [format!("verify {version}"), format!("after {version}")];
+        assert_eq!(ran, if fault.is_empty() { commands.as_slice() } else { &[] }, "{told}");
         let alone = comes_true(Duration::from_secs(10), || self.instances() == 2);
         assert!(alone, "{} instances\n{told}\n{:#?}", self.instances(), self.shop.place.running());
         reached
