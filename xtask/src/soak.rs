@@ -11,9 +11,11 @@ use crate::{sys, test};
 
 const MINUTES: u64 = 10;
 /// One round may take this long, whatever was asked for.
-const ROUND_WITHIN: Duration = Duration::from_secs(30 * 60);
+const ROUND_WITHIN: Duration = Duration::from_secs(60 * 60);
 /// Cases of one property in one round, four times proptest's default.
 const CASES: &str = "1024";
+/// Runs of the binary that are killed at random moments, in the first round.
+const KILLED: &str = "200";
 
 /// `cargo xtask soak`
 pub(crate) fn command(raw: &[String]) -> Result<(), String> {
@@ -34,6 +36,11 @@ fn rounds(filter: &[String], time: Duration) -> Result<(), String> {
     while begin.elapsed() < time && !sys::interrupted() {
         round += 1;
         heading(&format!("round {round}, {} of {}", duration(begin.elapsed()), duration(time)));
+        if round == 1 {
+            env.insert("CDPIPE_KILLED_CASES".to_owned(), KILLED.to_owned());
+        } else {
+            env.remove("CDPIPE_KILLED_CASES");
+        }
         let run = test::run(filter, ROUND_WITHIN, &env)?;
         if let Some(trouble) = run.trouble {
             let failed = run.tally.failures.join(", ");
