@@ -38,6 +38,8 @@ struct State {
     lost: HashMap<Option<NodeId>, Fault>,
     /// Losses that the dispatcher has not been told yet.
     news: Vec<Option<NodeId>>,
+    /// Renewing and giving back take turns: a renewal on its way would else take again what was just given back.
+    turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 struct Held {
@@ -265,7 +267,12 @@ impl Leases {
             LockKey::Service { environment, .. } => {
                 let target = self.ports.targets.get(environment).ok_or_else(|| no_target(environment))?;
                 let call = Call { deadline: Duration::from_millis(CALL_MS), ..call };
-                target.lock(call, key, &self.owner, Duration::from_millis(lease_ms)).await
+                // A wait for a lock may be long; one call that never answers must not be the whole of it.
+                tokio::select! {
+                    biased;
+                    answer = target.lock(call, key, &self.owner, Duration::from_millis(lease_ms)) => answer,
+                    () = self.clock.sleep(CALL_MS) => Err(silent()),
+                }
             }
         }
     }
@@ -275,6 +282,8 @@ impl Leases {
     pub(crate) async fn release(&self, keys: &[LockKey], call: Call<'_>) -> Result<(), Fault> {
         let mut answer = Ok(());
         let node = call.step.node;
+        let turn = Arc::clone(&self.state().turn);
+        let _turn = turn.lock().await;
         for key in keys {
             if self.state().held.get(key).is_some_and(|held| held.node != node) {
                 continue;
@@ -375,7 +384,12 @@ impl Leases {
             .iter()
             .filter_map(|(key, held)| Some((key.clone(), held.node, held.epoch?, held.lease_ms)))
             .collect();
+        let turn = Arc::clone(&self.state().turn);
         for (key, node, epoch, lease_ms) in held {
+            let _turn = turn.lock().await;
+            if !self.state().held.contains_key(&key) {
+                continue;
+            }
             let began_ms = self.clock.now_ms();
             let renewed = self.renew(&key, node, lease_ms).await;
             // One more than ours: it had ended, and nobody but us has taken it since; a machine that slept.
@@ -436,7 +450,7 @@ impl Leases {
         tokio::select! {
             answer = body(call) => answer,
             () = self.clock.sleep(within_ms) => {
-                Err(Fault::new("timed-out", "the target did not answer about a lock in time").transient())
+                Err(silent())
             }
         }
     }
@@ -472,6 +486,10 @@ fn name_of(key: &LockKey) -> String {
         LockKey::Named(name) => format!("`{name}`"),
         LockKey::Service { environment, service } => format!("of `{service}` in `{environment}`"),
     }
+}
+
+fn silent() -> Fault {
+    Fault::new("timed-out", "the target did not answer about a lock in time").transient()
 }
 
 fn cancelled(key: &LockKey) -> Fault {

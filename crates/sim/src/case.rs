@@ -72,7 +72,6 @@ impl FaultKind {
     }
 
     /// Whether it can happen to a read too; what is done and not answered is the same as not done for one.
-    #[allow(dead_code, reason = "the exploration is next")]
     pub(crate) fn hits_reads(self) -> bool {
         matches!(self, FaultKind::Fail | FaultKind::Flaky | FaultKind::Hang)
     }

@@ -205,8 +205,13 @@ fn judge(
     if let End::Stuck(why) = end {
         find(FindingKind::NoEnd, "the run".to_owned(), why.clone());
     }
-    if !matches!(end, End::Finished(_)) {
-        return;
+    let End::Finished(outcome) = end else { return };
+    if *outcome == Outcome::Cancelled {
+        find(
+            FindingKind::WrongEnd,
+            "the run".to_owned(),
+            "it ends cancelled, and nobody has cancelled it".to_owned(),
+        );
     }
     for key in world.locks() {
         // A lock that could not be given back ends with its lease; what else is left is left for ever.

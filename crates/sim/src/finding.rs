@@ -26,6 +26,8 @@ pub enum FindingKind {
     LockStays,
     /// What is there at the end is neither the old state nor the new.
     NeitherState,
+    /// The run says that it ended in a way in which it did not.
+    WrongEnd,
     /// An effect that is not safe to repeat was done twice.
     DoneTwice,
     /// The run comes to no end, or cdpipe itself gives up.
@@ -34,11 +36,12 @@ pub enum FindingKind {
 
 impl FindingKind {
     /// All of them.
-    pub const ALL: [FindingKind; 6] = [
+    pub const ALL: [FindingKind; 7] = [
         FindingKind::UnreadyServes,
         FindingKind::LastRetired,
         FindingKind::LockStays,
         FindingKind::NeitherState,
+        FindingKind::WrongEnd,
         FindingKind::DoneTwice,
         FindingKind::NoEnd,
     ];
@@ -50,6 +53,7 @@ impl FindingKind {
             FindingKind::LastRetired => "last_retired",
             FindingKind::LockStays => "lock_stays",
             FindingKind::NeitherState => "neither_state",
+            FindingKind::WrongEnd => "wrong_end",
             FindingKind::DoneTwice => "done_twice",
             FindingKind::NoEnd => "no_end",
         }
@@ -62,6 +66,7 @@ impl FindingKind {
             FindingKind::LastRetired => "the last good release goes",
             FindingKind::LockStays => "a lock stays",
             FindingKind::NeitherState => "the end is neither the old state nor the new",
+            FindingKind::WrongEnd => "the run ends as something that did not happen",
             FindingKind::DoneTwice => "something is done twice",
             FindingKind::NoEnd => "the run comes to no end",
         }

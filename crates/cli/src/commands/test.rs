@@ -2,12 +2,11 @@
 
 use crate::commands::Ended;
 use crate::failure::{self, Failure};
-use crate::render::{self, Found};
-use crate::testing::{self, Suite};
+use crate::render;
+use crate::testing::{self, Suite, faults};
 use crate::ui::Ui;
-use crate::{files, inputs, load};
+use crate::{files, inputs};
 use cdpipe_sim::Simulator;
-use cdpipe_syntax::Diagnostic;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -23,6 +22,18 @@ pub(crate) struct Args {
     /// Set a parameter that a test does not set.
     #[arg(long, value_name = "NAME=VALUE")]
     set: Vec<String>,
+    /// Let every action fail, hang and lose its answer, and the engine die at every write of its journal.
+    #[arg(long, conflicts_with = "junit")]
+    faults: bool,
+    /// With `--faults`: play at most so many cases of each file.
+    #[arg(long, value_name = "N", default_value_t = faults::DEFAULT_CASES, requires = "faults")]
+    cases: u64,
+    /// With `--faults`: which part of the crossed cases is played, where there are more of them.
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "faults")]
+    seed: u64,
+    /// With `--faults`: play this one case again, by the name that a finding gives it.
+    #[arg(long, value_name = "NAME", requires = "faults")]
+    case: Option<String>,
     /// Print a JSON document instead of text.
     #[arg(long)]
     json: bool,
@@ -36,16 +47,21 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> Ended {
     let began = Instant::now();
     let set = inputs::pairs(&args.set)?;
     let paths = files::expand(&args.paths)?;
+    if args.faults {
+        let options = faults::Options {
+            filter: args.filter.clone(),
+            set,
+            cases: args.cases,
+            seed: args.seed,
+            case: args.case.clone(),
+            json: args.json,
+        };
+        return faults::run(&paths, &options, ui);
+    }
     let simulator = simulator()?;
     let mut suites: Vec<Suite> = Vec::new();
     for path in &paths {
-        let checked = load::load(path)?;
-        if checked.has_errors() {
-            let diagnostics: Vec<&Diagnostic> = checked.diagnostics.iter().collect();
-            let found = [Found { sources: &checked.sources, diagnostics }];
-            ui.note(&render::text::render(&found, ui.err));
-            return Ok(2);
-        }
+        let Some(checked) = testing::load(path, ui)? else { return Ok(2) };
         let wanted = |name: &str| args.filter.as_ref().is_none_or(|filter| name.contains(filter.as_str()));
         let all = checked.program.as_ref().map(|program| program.tests.as_slice()).unwrap_or_default();
         let tests: Vec<_> = all

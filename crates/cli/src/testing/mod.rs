@@ -1,11 +1,14 @@
 //! Tests of pipelines: played in the simulation, judged, and shown in several ways.
 
+pub(crate) mod faults;
 pub(crate) mod json;
 pub(crate) mod junit;
 pub(crate) mod text;
 pub(crate) mod trace;
 
-use crate::failure;
+use crate::failure::{self, Failure};
+use crate::render::{self, Found};
+use crate::ui::Ui;
 use cdpipe_check::testing::Test;
 use cdpipe_check::{Checked, Inputs, Source};
 use cdpipe_model::plan::SourcePos;
@@ -51,6 +54,22 @@ pub(crate) struct Suite {
     pub checked: Checked,
     /// In the order of the file.
     pub tests: Vec<Played>,
+}
+
+/// Reads and checks a pipeline. `None` if it is wrong; why has been told.
+pub(crate) fn load(path: &str, ui: &Ui) -> Result<Option<Checked>, Failure> {
+    let checked = crate::load::load(path)?;
+    if !checked.has_errors() {
+        return Ok(Some(checked));
+    }
+    tell(&checked, &checked.diagnostics.iter().collect::<Vec<_>>(), ui);
+    Ok(None)
+}
+
+/// Shows diagnostics of a pipeline.
+pub(crate) fn tell(checked: &Checked, diagnostics: &[&Diagnostic], ui: &Ui) {
+    let found = [Found { sources: &checked.sources, diagnostics: diagnostics.to_vec() }];
+    ui.note(&render::text::render(&found, ui.err));
 }
 
 /// The inputs of a test: what it sets, over what the command line sets.

@@ -207,8 +207,12 @@ impl World {
         self.state().struck
     }
 
+    /// Locks that somebody holds whose lease goes on.
     pub(crate) fn locks(&self) -> Vec<LockKey> {
-        self.state().locks.keys().cloned().collect()
+        let now_ms = self.now_ms();
+        let state = self.state();
+        let held = state.locks.iter().filter(|(_, held)| held.expires_ms > now_ms);
+        held.map(|(key, _)| key.clone()).collect()
     }
 
     /// The releases of a service.
