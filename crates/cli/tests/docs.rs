@@ -155,3 +155,18 @@ fn each_test_that_the_guarantees_name_is_there() {
         assert!(source.contains(&format!("fn {test}(")), "{file}.rs has no test {test}");
     }
 }
+
+#[test]
+fn the_tests_of_the_example_pipelines_and_of_the_tour_pass() {
+    let pipelines = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../pipelines");
+    let page = std::fs::read_to_string(docs("tour.md")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let tour = dir.path().join("tour.cd");
+    std::fs::write(&tour, fenced(&page, "cd").join("\n")).unwrap();
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_cdpipe")).arg("test").args([&pipelines, &tour]).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("a bad canary goes back"), "{said}");
+    assert!(said.contains("quickstart-rollback.cd"), "{said}");
+}

@@ -224,7 +224,7 @@ fn play_all(
             let ending = simulator.play(given, &case);
             own.take(scenario, &case, &ending);
             let finished = done.fetch_add(1, Ordering::Relaxed) + 1;
-            if finished % 64 == 0 || finished == count {
+            if finished.is_multiple_of(64) || finished == count {
                 progress(finished);
             }
             if case.crashes.len() < 2 && (case.fault.is_none() || ending.struck) {
