@@ -1,7 +1,7 @@
 //! What happened in a simulated run, in the words of every other run.
 
 use cdpipe_model::event::Event;
-use cdpipe_model::record::RunHeader;
+use cdpipe_model::record::{Record, RunHeader};
 use cdpipe_report::Reporter;
 use cdpipe_report::plain::Plain;
 use cdpipe_report::state::RunState;
@@ -43,6 +43,12 @@ pub(crate) fn lines(header: &Arc<RunHeader>, trace: &Trace, style: Style) -> Vec
         match line {
             Line::Record(at_ms, record) => {
                 seq += 1;
+                // Times count from the first beginning, so a resume is told here.
+                if matches!(**record, Record::Opened { resumed: true, .. }) {
+                    let elapsed = words::elapsed(at_ms.saturating_sub(EPOCH_MS));
+                    lines.push((format!("[{elapsed:>6}] >> another engine goes on with the run"), true));
+                    continue;
+                }
                 plain.event(at_ms, &Event::Record { seq, at_ms, record: Arc::clone(record) });
                 take(&out, &mut lines);
             }
