@@ -80,6 +80,7 @@ fn a_command_that_still_runs_is_waited_for_and_its_result_taken() {
     goes.join().unwrap();
     assert_code(&ended, 0);
     assert!(ended.stdout.contains("| said"), "{}", ended.stdout);
+    assert!(ended.stderr.contains("still runs, is waited for"), "{}", ended.stderr);
     assert_eq!(effects(&place), "begun\nlater 42\n");
     assert!(comes_true(PATIENCE, || place.running().is_empty()), "left: {:?}", place.running());
 }
@@ -93,6 +94,7 @@ fn the_result_of_a_command_that_ended_meanwhile_is_taken_and_it_is_not_run_again
     let ended = place.run(["resume"]).unwrap();
     assert_code(&ended, 0);
     assert!(ended.stdout.contains("| said"), "{}", ended.stdout);
+    assert!(ended.stderr.contains("has ended, its result is taken"), "{}", ended.stderr);
     assert_eq!(effects(&place), "begun\nlater 42\n");
     assert!(comes_true(PATIENCE, || place.running().is_empty()), "left: {:?}", place.running());
 }
@@ -108,6 +110,7 @@ fn without_its_supervisor_the_policy_of_the_step_decides() {
         let ended = place.run(["resume"]).unwrap();
         assert_code(&ended, code);
         assert_eq!(ended.stdout.contains("nobody knows how"), code == 1, "{}", ended.stdout);
+        assert!(ended.stderr.contains("nobody knows how it ended"), "{}", ended.stderr);
         assert_eq!(effects(&place), expected);
         assert!(comes_true(PATIENCE, || place.running().is_empty()), "left: {:?}", place.running());
     }

@@ -51,6 +51,13 @@ pub(crate) struct ShowArgs {
     wait: bool,
 }
 
+impl ShowArgs {
+    /// Whether a program reads what is shown, so nobody can be asked.
+    pub(crate) fn is_for_programs(&self) -> bool {
+        self.json || self.ci.is_some()
+    }
+}
+
 /// `--ci`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Ci {

@@ -13,6 +13,7 @@ mod diff;
 mod drive;
 mod failure;
 mod files;
+mod found;
 mod graph;
 mod history;
 mod inputs;

@@ -8,6 +8,10 @@ use crate::ui::Ui;
 use cdpipe_engine::{RunState, Store};
 use cdpipe_model::RunId;
 use cdpipe_model::record::Signal;
+use std::sync::Arc;
+
+/// Lines of a difference that are shown.
+const DIFFERENCE_LINES: usize = 60;
 
 /// Arguments of `cdpipe resume`.
 #[derive(Debug, clap::Args)]
@@ -15,9 +19,9 @@ pub(crate) struct Args {
     /// Which run: some letters of its id. Without one, the only unfinished one.
     #[arg(value_name = "RUN")]
     run: Option<String>,
-    /// Go on with the text that it was started with, though the file has changed since.
-    #[arg(long)]
-    as_started: bool,
+    /// Go on though the file has changed since: this run keeps to the text it was started with, the next takes the new one.
+    #[arg(long, visible_alias = "as-started")]
+    accept_changes: bool,
     #[command(flatten)]
     show: ShowArgs,
 }
@@ -38,14 +42,26 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> Ended {
         }
     }
     runs::resumable(&run)?;
-    if !args.as_started {
-        unchanged(&store, &run.run)?;
+    go_on(&store, &run.run, args.accept_changes, &args.show, ui)
+}
+
+/// Goes on with a run that can be resumed. Says first what it finds.
+pub(crate) fn go_on(
+    store: &Arc<Store>,
+    run: &RunId,
+    accept_changes: bool,
+    show: &ShowArgs,
+    ui: &Ui,
+) -> Ended {
+    if !accept_changes {
+        unchanged(store, run)?;
     }
-    let (folded, _) = crate::history::fold(&store, &run.run)?;
+    let (folded, _) = crate::history::fold(store, run)?;
     if folded.paused {
-        store.send(&run.run, Signal::Continue { by: state::user() })?;
+        store.send(run, Signal::Continue { by: state::user() })?;
     }
-    drive::resume(&store, &run.run, &args.show, ui)
+    ui.note(&crate::found::text(run, &folded, &crate::wiring::commands_dir(store.dir())));
+    drive::resume(store, run, show, ui)
 }
 
 /// Refuses if a source is not what it was when the run was started: a person should know which text is carried out.
@@ -60,19 +76,24 @@ fn unchanged(store: &Store, run: &RunId) -> Result<(), Failure> {
             let name = std::path::Path::new(&source.path);
             if name.exists() { name.to_owned() } else { dir.join(name.file_name().unwrap_or_default()) }
         };
-        let now = std::fs::read_to_string(&path);
-        if now.is_ok_and(|now| now == *text) {
-            continue;
-        }
-        return Err(Failure::new(
+        let now = match std::fs::read_to_string(&path) {
+            Ok(now) if now == *text => continue,
+            now => now.unwrap_or_default(),
+        };
+        let difference = crate::diff::unified(&source.path, text, &now);
+        let failure = Failure::new(
             &failure::MOVED,
             format!("`{}` is not what it was when run {run} was started", path.display()),
-        )
-        .help(format!(
-            "`cdpipe resume {run} --as-started` goes on with the text of then; \
+        );
+        return Err(difference
+            .lines()
+            .take(DIFFERENCE_LINES)
+            .fold(failure, |failure, line| failure.detail(line))
+            .help(format!(
+                "`cdpipe resume {run} --accept-changes` goes on with the text of then; \
              `cdpipe run {} --abandon` gives the run up and starts anew",
-            header.file
-        )));
+                header.file
+            )));
     }
     Ok(())
 }

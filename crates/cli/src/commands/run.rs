@@ -1,6 +1,6 @@
 //! `cdpipe run`: carries a pipeline out.
 
-use crate::commands::{Ended, runs};
+use crate::commands::{Ended, resume, runs};
 use crate::drive::{self, ShowArgs, What};
 use crate::failure::{self, Failure};
 use crate::inputs::{self, InputArgs};
@@ -11,8 +11,10 @@ use crate::state;
 use crate::ui::Ui;
 use crate::wiring;
 use cdpipe_engine::{RunState, RunSummary, Store};
+use cdpipe_model::RunId;
 use cdpipe_model::plan::{Concurrency, NodeKind, Plan, StepKind};
 use cdpipe_model::record::{JOURNAL_VERSION, RunHeader, Signal};
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,7 +73,9 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> Ended {
         saved.check_seen(&preview::ask(preview::preview(&plan, &wiring.ports))?)?;
     }
     let store = Store::open(&dir)?;
-    settle_unfinished(&store, &file, &plan, args, ui)?;
+    if let Some(run) = settle_unfinished(&store, &file, &plan, args, ui)? {
+        return resume::go_on(&store, &run, false, &args.show, ui);
+    }
     let header = Arc::new(RunHeader {
         journal_version: JOURNAL_VERSION,
         cdpipe_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -99,8 +103,15 @@ fn must_last(plan: &Plan) -> bool {
     lasting
 }
 
-/// Makes sure that no unfinished run of this pipeline is left: waits for it, ends it, or says what to do.
-fn settle_unfinished(store: &Store, file: &Path, plan: &Plan, args: &Args, ui: &Ui) -> Result<(), Failure> {
+/// Makes sure that no unfinished run of this pipeline is left: waits for it, ends it, or says what to do. At a terminal it asks, and
+/// answers the run that is to be gone on with instead.
+fn settle_unfinished(
+    store: &Store,
+    file: &Path,
+    plan: &Plan,
+    args: &Args,
+    ui: &Ui,
+) -> Result<Option<RunId>, Failure> {
     let path = file.display().to_string();
     for run in store.unfinished_of(&path)? {
         if run.state == RunState::Running {
@@ -133,13 +144,52 @@ fn settle_unfinished(store: &Store, file: &Path, plan: &Plan, args: &Args, ui: &
             RunState::Crashed => "was cut off".to_owned(),
             _ => "was interrupted".to_owned(),
         };
+        if ui.err.terminal && std::io::stdin().is_terminal() && !args.show.is_for_programs() {
+            match choice(&now, &what, ui) {
+                Choice::Resume => return Ok(Some(now.run)),
+                Choice::Abandon => {
+                    let ended = runs::give_up(store, &now.run)?;
+                    ui.note(&format!("run {} is given up; what it did stays as it is{ended}\n", now.run));
+                    continue;
+                }
+                Choice::Neither => {}
+            }
+        }
         return Err(unfinished(&now, &what).help(format!(
             "`cdpipe resume {}` goes on with it\n`cdpipe run {} --abandon` gives it up and starts anew",
             now.run,
             file.display()
         )));
     }
-    Ok(())
+    Ok(None)
+}
+
+/// What a person wants of an unfinished run.
+enum Choice {
+    Resume,
+    Abandon,
+    Neither,
+}
+
+/// Asks at the terminal.
+fn choice(run: &RunSummary, what: &str, ui: &Ui) -> Choice {
+    ui.note(&format!(
+        "run {} of this pipeline {what} (started {} by {})\n\
+         [r]esume it, give it up and start [a]new, or [q]uit? ",
+        run.run,
+        crate::times::absolute(run.started_at_ms, false),
+        run.started_by
+    ));
+    let mut line = String::new();
+    // Whoever closes the input has not chosen.
+    if std::io::stdin().read_line(&mut line).is_err() {
+        return Choice::Neither;
+    }
+    match line.trim().to_ascii_lowercase().as_str() {
+        "r" | "resume" => Choice::Resume,
+        "a" | "anew" | "abandon" => Choice::Abandon,
+        _ => Choice::Neither,
+    }
 }
 
 fn unfinished(run: &RunSummary, what: &str) -> Failure {

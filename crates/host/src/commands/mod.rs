@@ -29,7 +29,7 @@ pub(crate) use client::{Client, ClientConfig, Event, Following, Past, Tale};
 pub(crate) use protocol::{Ended, How, Start};
 
 use crate::durable::{FileLock, remove_folder};
-use cdpipe_model::{Fault, RunId};
+use cdpipe_model::{EffectId, Fault, RunId};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -88,6 +88,40 @@ impl Folder {
         let number = effect.rsplit('/').next().unwrap_or_default();
         self.0.join(format!("output-{number}"))
     }
+}
+
+/// What became of a command, as far as it can be seen without talking to anybody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// It was never started.
+    NotBegun,
+    /// It runs.
+    Runs,
+    /// It has ended, and how is known.
+    Ended,
+    /// Nobody knows how it ended.
+    Unknown,
+}
+
+/// Looks what became of the command of this effect.
+///
+/// # Errors
+/// If what is kept of it can't be read.
+pub fn look(all: &Path, effect: &EffectId) -> Result<Found, Fault> {
+    let effect = effect.as_str();
+    let folder = Folder::of_run(all, effect.rsplit_once('/').map_or(effect, |(run, _)| run));
+    let supervised = FileLock::is_held(&folder.lock());
+    let told = record::read(&folder, effect)?;
+    let of_this_boot = record::is_of_this_boot(&folder);
+    Ok(if told.ended.is_some() {
+        Found::Ended
+    } else if of_this_boot && told.start.is_none() {
+        Found::NotBegun
+    } else if of_this_boot && (supervised || record::living(&told, effect).is_some()) {
+        Found::Runs
+    } else {
+        Found::Unknown
+    })
 }
 
 /// Removes what is kept of the commands of a run that is over. A supervisor that is just ending is waited for, for at most `wait`.
