@@ -107,6 +107,7 @@ fn without_its_supervisor_the_policy_of_the_step_decides() {
             kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
         }
         place.write("go", "").unwrap();
+        assert!(comes_true(PATIENCE, || place.running().is_empty()), "left: {:?}", place.running());
         let ended = place.run(["resume"]).unwrap();
         assert_code(&ended, code);
         assert_eq!(ended.stdout.contains("nobody knows how"), code == 1, "{}", ended.stdout);
