@@ -25,7 +25,12 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
 fn flatten(pairs: Pairs<'_, Rule>, depth: usize, all: &mut Vec<Match>) {
     for pair in pairs {
         let span = pair.as_span();
-        all.push(Match { rule: format!("{:?}", pair.as_rule()), start: span.start(), end: span.end(), depth });
+        all.push(Match {
+            rule: format!("{:?}", pair.as_rule()),
+            start: span.start(),
+            end: span.end(),
+            depth,
+        });
         flatten(pair.into_inner(), depth + 1, all);
     }
 }
