@@ -1,6 +1,6 @@
 //! Makes the matcher from the grammar: `grammar/cdpipe.pest` goes in, Rust functions come out, one for each rule. pest reads
 //! the grammar; the functions are ours, because those that pest makes count each call and can take each one back, which
-//! costs ten times what the matching does. They match what pest's would match: `tests/grammar.rs` holds both against each
+//! costs several times what the matching does. They match what pest's would match: `tests/grammar.rs` holds both against each
 //! other.
 #![allow(
     clippy::print_stdout,
