@@ -4,7 +4,7 @@ use crate::decide::Decide;
 use crate::fold::steps_of;
 use crate::state::{Failure, Lock, NodePhase, State, Work};
 use cdpipe_model::action::{ActionKind, Block, StepRef};
-use cdpipe_model::plan::{Gate, Hook, LockKey, Node, NodeKind, Plan, Stage};
+use cdpipe_model::plan::{Gate, Hook, HookEvent, LockKey, Node, NodeKind, Plan, Stage};
 use cdpipe_model::record::{Record, RunHeader, TimerId, TimerPurpose};
 use cdpipe_model::{Fault, NodeId, Outcome};
 
@@ -80,8 +80,12 @@ pub(crate) fn run_outcome(state: &State) -> (Outcome, Option<Fault>) {
 pub(crate) fn ending(work: &Work) -> Option<(Outcome, Option<Fault>)> {
     let ended = work.ended.as_ref()?;
     if let Some(undo) = work.undo.as_ref().filter(|undo| !undo.late) {
+        let asked = work.undo_asked.is_some() && ended.is_ok();
         if let Some(fault) = &undo.failed {
             return Some((Outcome::RollbackFailed, Some(fault.clone())));
+        }
+        if undo.ended && asked {
+            return Some((Outcome::RolledBack, Some(undo.reason.clone())));
         }
         if undo.ended
             && let Err((outcome @ (Outcome::Failed | Outcome::TimedOut), fault)) = ended
@@ -96,6 +100,19 @@ pub(crate) fn ending(work: &Work) -> Option<(Outcome, Option<Fault>)> {
     })
 }
 
+/// The next hook that names this event and has not run.
+fn unrun_hook(work: &Work, hooks: &[Hook], event: HookEvent) -> Option<u32> {
+    let mut hooks = hooks.iter().zip(0_u32..).filter(|(_, at)| !work.hooks_run.contains(at));
+    hooks.find(|(hook, _)| hook.events.contains(&event)).map(|(_, at)| at)
+}
+
+/// The next hook that answers how a late undo of a stage ended.
+fn late_hook(work: &Work, hooks: &[Hook]) -> Option<u32> {
+    let undo = work.undo.as_ref().filter(|undo| undo.late && undo.ended)?;
+    let event = if undo.failed.is_some() { HookEvent::RollbackFailed } else { HookEvent::Rollback };
+    unrun_hook(work, hooks, event)
+}
+
 /// A failed stage, and what was skipped because of it, begin again.
 pub(crate) fn reopen(state: &mut State, plan: &Plan, id: NodeId) {
     let again = |state: &State, id: NodeId, first: bool| {
@@ -104,12 +121,20 @@ pub(crate) fn reopen(state: &mut State, plan: &Plan, id: NodeId) {
                 && match node.outcome {
                     Some(Outcome::Succeeded) | None => false,
                     Some(Outcome::Skipped) => !first,
+                    Some(Outcome::Cancelled) if node.attempt == 0 => !first,
                     Some(_) => first,
                 }
         })
     };
     if !again(state, id, true) {
         return;
+    }
+    if state.ended.take().is_some() {
+        // A run that had ended goes on: what comes of it is answered anew.
+        state.cancelled = None;
+        state.late_failed = None;
+        state.tail = Work::default();
+        state.tail_answers = None;
     }
     let mut queue = vec![id];
     let mut reopened = Vec::new();
@@ -140,6 +165,11 @@ pub(crate) fn reopen(state: &mut State, plan: &Plan, id: NodeId) {
         }
         state.mark(Some(*id));
     }
+    find_worst(state);
+}
+
+/// The worst outcome, after one has become better.
+pub(crate) fn find_worst(state: &mut State) {
     state.worst = state
         .nodes
         .iter()
@@ -168,7 +198,11 @@ impl Decide<'_> {
                 Some(work) if work.undo.as_ref().is_some_and(|undo| undo.late && !undo.ended) => {
                     self.stage_undo(work, id).into()
                 }
-                _ => Look::Waits,
+                Some(work) => match &plan.kind {
+                    NodeKind::Stage(stage) => self.late_hooks(work, id, stage).into(),
+                    NodeKind::Gate(_) => Look::Waits,
+                },
+                None => Look::Waits,
             },
         }
     }
@@ -232,6 +266,9 @@ impl Decide<'_> {
         if let (Err((_, fault)), true, None) = (ended, stage.undo_on_failure, &work.undo) {
             return Some(Record::UndoStarted { node: node.id, reason: fault.clone(), late: false });
         }
+        if let (Some(reason), None) = (&work.undo_asked, &work.undo) {
+            return Some(Record::UndoStarted { node: node.id, reason: reason.clone(), late: false });
+        }
         if work.undo.as_ref().is_some_and(|undo| !undo.ended) {
             return self.stage_undo(work, node.id);
         }
@@ -243,6 +280,8 @@ impl Decide<'_> {
         let (outcome, reason) = ending(work).unwrap_or((Outcome::Succeeded, None));
         let may_retry = matches!(outcome, Outcome::Failed | Outcome::TimedOut)
             && attempt <= stage.retry.more
+            && work.undo_asked.is_none()
+            && work.undo.as_ref().is_none_or(|undo| !undo.late)
             && self.state.cancelled.is_none();
         if may_retry {
             return match work.retry_at_ms {
@@ -357,8 +396,37 @@ impl Decide<'_> {
             .iter()
             .zip(0_u32..)
             .skip(work.next_hook as usize)
+            .filter(|(_, at)| !work.hooks_run.contains(at))
             .find(|(hook, _)| hook.events.iter().any(|event| event.answers(outcome)))?;
         Some(Some(Record::HookStarted { node, hook }))
+    }
+
+    /// Hooks of a stage that was taken back after it had ended, one after the other.
+    fn late_hooks(&self, work: &Work, id: NodeId, stage: &Stage) -> Option<Record> {
+        if work.hook_open {
+            return self.hooks(work, Some(id), &stage.hooks, Outcome::Skipped).flatten();
+        }
+        let hook = late_hook(work, &stage.hooks)?;
+        Some(Record::HookStarted { node: Some(id), hook })
+    }
+
+    /// Whether a stage that was taken back after it had ended still is, or has a hook that answers it.
+    fn late_open(&self, id: NodeId) -> bool {
+        let Some(work) = self.state.work(Some(id)) else { return false };
+        let hooks = match self.plan.node(id).map(|node| &node.kind) {
+            Some(NodeKind::Stage(stage)) => stage.hooks.as_slice(),
+            _ => &[],
+        };
+        let finished = self.state.node(id).is_some_and(|node| node.phase == NodePhase::Finished);
+        finished
+            && (work.undo.as_ref().is_some_and(|undo| !undo.ended)
+                || work.hook_open
+                || late_hook(work, hooks).is_some())
+    }
+
+    /// Whether a late undo of this stage, with what answers it, has come to its end.
+    pub(crate) fn late_over(&self, id: NodeId) -> bool {
+        !self.late_open(id)
     }
 
     /// A gate under way.
@@ -500,8 +568,21 @@ impl Decide<'_> {
         }
         let (outcome, reason) = run_outcome(self.state);
         // The hooks answer how the stages ended; what a hook does about it comes after.
-        let answered = self.state.worst.as_ref().map_or(Outcome::Succeeded, |(outcome, _)| *outcome);
-        self.hooks(&self.state.tail, None, &self.plan.hooks, answered)
-            .unwrap_or(Some(Record::RunFinished { outcome, reason }))
+        let worst = self.state.worst.as_ref().map_or(Outcome::Succeeded, |(outcome, _)| *outcome);
+        let answered = self.state.tail_answers.unwrap_or(worst);
+        let tail = &self.state.tail;
+        if !tail.hook_open && self.state.late_undos.iter().any(|id| self.late_open(*id)) {
+            return None;
+        }
+        if let Some(next) = self.hooks(tail, None, &self.plan.hooks, answered) {
+            return next;
+        }
+        // A rollback that a hook asked for may have failed.
+        if outcome == Outcome::RollbackFailed
+            && let Some(hook) = unrun_hook(tail, &self.plan.hooks, HookEvent::RollbackFailed)
+        {
+            return Some(Record::HookStarted { node: None, hook });
+        }
+        Some(Record::RunFinished { outcome, reason })
     }
 }

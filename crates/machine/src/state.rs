@@ -48,8 +48,13 @@ pub(crate) struct Work {
     pub(crate) deploys: BTreeMap<u32, DeployState>,
     pub(crate) flags_were: BTreeMap<u32, FlagWas>,
     pub(crate) undo: Option<StageUndo>,
+    /// Asked for while its steps were under way: they are stopped, then what they did is taken back.
+    pub(crate) undo_asked: Option<Fault>,
+    /// When each main step succeeded, as a number that grows with each step of the run: what an undo is ordered by.
+    pub(crate) effects: BTreeMap<u32, u64>,
     /// Index of the hook that is looked at next.
     pub(crate) next_hook: u32,
+    pub(crate) hooks_run: BTreeSet<u32>,
     pub(crate) hook_open: bool,
     pub(crate) gate: GateState,
     /// The next attempt of the stage waits for its timer.
@@ -104,6 +109,8 @@ pub(crate) struct StageUndo {
     pub(crate) queue: VecDeque<u32>,
     pub(crate) reason: Fault,
     pub(crate) failed: Option<Fault>,
+    /// Main steps that could not be taken back.
+    pub(crate) failed_steps: Vec<u32>,
     /// After the stage had ended: the lock is taken again, and whether our release still serves is looked at.
     pub(crate) late: bool,
     pub(crate) ended: bool,
@@ -167,6 +174,8 @@ pub(crate) struct DeployState {
     pub(crate) undo: Option<UndoState>,
     /// How the deploy's own program ended; `None` while it goes on.
     pub(crate) ended: Option<Result<(), Failure>>,
+    /// An undo of it failed before, and is tried again.
+    pub(crate) undo_again: bool,
     /// Skip the current soak, or all of them.
     pub(crate) skip_soak: bool,
     pub(crate) skip_all_soaks: bool,
@@ -237,6 +246,12 @@ pub(crate) struct State {
     pub(crate) running_stages: u32,
     pub(crate) finished: usize,
     pub(crate) worst: Option<(Outcome, NodeId)>,
+    /// Steps that have succeeded.
+    pub(crate) effects: u64,
+    /// Nodes in which a `rollback stage` is under way.
+    pub(crate) rollbacks: BTreeSet<Option<NodeId>>,
+    /// Stages that were, or are, taken back after they had ended.
+    pub(crate) late_undos: BTreeSet<NodeId>,
     /// Why a `rollback stage` of a hook did not succeed.
     pub(crate) late_failed: Option<Fault>,
     pub(crate) in_flight: BTreeMap<ActionId, Action>,
@@ -248,6 +263,8 @@ pub(crate) struct State {
     pub(crate) cancelled: Option<Fault>,
     /// Hooks of the file.
     pub(crate) tail: Work,
+    /// How the stages had ended when the first of them began: that is what they answer.
+    pub(crate) tail_answers: Option<Outcome>,
     pub(crate) ended: Option<(Outcome, Option<Fault>)>,
 }
 
@@ -256,6 +273,16 @@ impl State {
         if self.is_dirty.insert(node) {
             self.dirty.push_back(node);
         }
+    }
+
+    /// Those who wait for an undo look again: hooks that asked for one, and undos whose turn it may be.
+    pub(crate) fn wake_rollbacks(&mut self) {
+        let waiting: Vec<_> =
+            self.rollbacks.iter().copied().chain(self.late_undos.iter().copied().map(Some)).collect();
+        for node in waiting {
+            self.mark(node);
+        }
+        self.mark(None);
     }
 
     pub(crate) fn node(&self, id: NodeId) -> Option<&NodeState> {

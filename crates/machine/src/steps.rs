@@ -2,7 +2,7 @@
 
 use crate::decide::Decide;
 use crate::fold::steps_of;
-use crate::state::{Failure, Frame, NodePhase, StepRun, Work};
+use crate::state::{Failure, Frame, Lock, NodePhase, StepRun, Work};
 use cdpipe_model::action::{ActionKind, ActionResult, Answer, Block, RunAction, StepRef};
 use cdpipe_model::expr::{Expr, Symbol};
 use cdpipe_model::observe::Role;
@@ -13,6 +13,15 @@ use std::collections::BTreeMap;
 
 /// How long a message or a flag may take; steps of those kinds have no setting of their own for it.
 const MESSAGE_MS: u64 = 30_000;
+
+/// Where taking a stage back stands.
+#[allow(clippy::large_enum_variant, reason = "it lives for one decision")]
+enum TakeBack {
+    Next(Record),
+    Waits,
+    /// Nothing is left to do; why not all of it was taken back.
+    Over(Option<Fault>),
+}
 
 impl Decide<'_> {
     /// Goes on with this list if it is the active one, else begins it.
@@ -147,35 +156,84 @@ impl Decide<'_> {
                 Some(_) => run.wait_due.then(|| self.step_finished(step_ref, Outcome::Succeeded, None)),
             },
             StepKind::Watch(watch) => self.watch_step(work, run, step_ref, watch),
-            StepKind::Rollback { stage } => self.rollback_stage(step_ref, *stage),
+            StepKind::Rollback { stage, more } => {
+                self.rollback_stages(step_ref, std::iter::once(*stage).chain(more.iter().copied()))
+            }
             // It says how to take back what came before it; going forward there is nothing to do.
             StepKind::Undo { .. } => Some(self.step_finished(step_ref, Outcome::Succeeded, None)),
         }
     }
 
-    /// `rollback stage X` in a hook.
-    fn rollback_stage(&self, step: &StepRef, target: NodeId) -> Option<Record> {
-        let node = self.state.node(target)?;
-        let done = |outcome, reason| Some(self.step_finished(step, outcome, reason));
-        if node.phase != NodePhase::Finished {
-            // Under way: it is stopped and undone by the cancel of its own; here there is nothing more to do.
-            return done(Outcome::Succeeded, None);
+    /// `rollback stage X` in a hook: stages that are under way are stopped, and all that these stages did is taken back, newest first.
+    fn rollback_stages(&self, step: &StepRef, targets: impl Iterator<Item = NodeId>) -> Option<Record> {
+        let (mut waits, mut failed) = (false, None);
+        for target in targets {
+            match self.take_back(step.node, target) {
+                TakeBack::Next(record) => return Some(record),
+                TakeBack::Waits => waits = true,
+                TakeBack::Over(fault) => failed = failed.or(fault),
+            }
         }
-        match node.work.as_deref() {
-            None => done(Outcome::Succeeded, None),
-            Some(work) => match &work.undo {
-                None if node.outcome == Some(Outcome::RolledBack) => done(Outcome::Succeeded, None),
-                None => {
-                    let reason = crate::schedule::run_outcome(self.state).1;
-                    let reason = reason.unwrap_or_else(|| Fault::new("rollback", "a later stage failed"));
-                    Some(Record::UndoStarted { node: target, reason, late: true })
-                }
-                Some(undo) if undo.ended => match &undo.failed {
-                    Some(fault) => done(Outcome::RollbackFailed, Some(fault.clone())),
-                    None => done(Outcome::Succeeded, None),
-                },
-                Some(_) => None,
-            },
+        if waits {
+            return None;
+        }
+        let outcome = if failed.is_some() { Outcome::RollbackFailed } else { Outcome::Succeeded };
+        Some(self.step_finished(step, outcome, failed))
+    }
+
+    fn take_back(&self, from: Option<NodeId>, target: NodeId) -> TakeBack {
+        let Some(node) = self.state.node(target) else { return TakeBack::Over(None) };
+        let reason = || match from {
+            Some(id) => {
+                let why = self.state.work(from).and_then(crate::schedule::ending).and_then(|(_, fault)| fault);
+                let name = self.plan.node(id).map_or("", |node| node.name.as_str());
+                Fault::new(
+                    "rollback",
+                    why.map_or_else(
+                        || format!("{name} asked for it"),
+                        |why| format!("{name} asked for it: {}", why.message),
+                    ),
+                )
+            }
+            None => crate::schedule::run_outcome(self.state)
+                .1
+                .unwrap_or_else(|| Fault::new("rollback", "a later stage failed")),
+        };
+        let start = |late| TakeBack::Next(Record::UndoStarted { node: target, reason: reason(), late });
+        let work = match (node.phase, node.work.as_deref()) {
+            (NodePhase::Pending, _) => {
+                return TakeBack::Next(Record::NodeFinished {
+                    node: target,
+                    outcome: Outcome::Skipped,
+                    reason: Some(reason()),
+                });
+            }
+            (_, None) => return TakeBack::Over(None),
+            (_, Some(work)) => work,
+        };
+        let running = node.phase == NodePhase::Running;
+        if running && work.ended.is_none() {
+            let is_stage =
+                matches!(self.plan.node(target).map(|node| &node.kind), Some(NodeKind::Stage(_)));
+            return match work.undo_asked {
+                None if is_stage => start(false),
+                None => TakeBack::Over(None),
+                Some(_) => TakeBack::Waits,
+            };
+        }
+        match &work.undo {
+            None if running && work.undo_asked.is_some() => TakeBack::Waits,
+            None if matches!(work.lock, Lock::Taking | Lock::Releasing) => TakeBack::Waits,
+            // Between two attempts: the next one must not begin.
+            None if running && !work.hook_open => start(true),
+            None if crate::fold::undoable(self.plan, target, work).is_empty() => TakeBack::Over(None),
+            // A hook of its own has something under way: that comes to its end first.
+            None if running && from != Some(target) && !self.state.rollbacks.contains(&Some(target)) => {
+                TakeBack::Waits
+            }
+            None => start(true),
+            Some(undo) if undo.ended && self.late_over(target) => TakeBack::Over(undo.failed.clone()),
+            Some(_) => TakeBack::Waits,
         }
     }
 
@@ -326,6 +384,9 @@ impl Decide<'_> {
             return record;
         }
         let index = *undo.queue.front()?;
+        if undo.late && !self.is_newest(work, id, index) {
+            return None;
+        }
         let step_ref = StepRef { node, block: Block::Main, index };
         match &stage.steps.get(index as usize)?.kind {
             StepKind::Deploy(deploy) => self.deploy_take_back(work, &step_ref, deploy, undo.late),
@@ -360,6 +421,17 @@ impl Decide<'_> {
         }
     }
 
+    /// Whether no other stage that is taken back has done something newer that is still there.
+    fn is_newest(&self, work: &Work, id: NodeId, index: u32) -> bool {
+        let when = |work: &Work, index: u32| work.effects.get(&index).copied().unwrap_or(0);
+        let mine = when(work, index);
+        !self.state.late_undos.iter().filter(|other| **other != id).any(|other| {
+            let Some(theirs) = self.state.work(Some(*other)) else { return false };
+            let Some(undo) = theirs.undo.as_ref().filter(|undo| undo.late && !undo.ended) else { return false };
+            undo.queue.front().is_some_and(|index| when(theirs, *index) > mine)
+        })
+    }
+
     /// Around a late undo: the locks are taken before it and given back after it. `None` says: go on with the undo itself.
     fn relock(
         &self,
@@ -368,12 +440,15 @@ impl Decide<'_> {
         id: NodeId,
         stage: &cdpipe_model::plan::Stage,
     ) -> Option<Option<Record>> {
-        use crate::state::Lock;
         match (work.lock, undo.queue.is_empty()) {
             (Lock::Held, false) => None,
             (Lock::Taking | Lock::Releasing, _) => Some(None),
-            (Lock::None, false) => Some(Some(self.lock_intent(id, stage))),
-            (Lock::None, true) | (Lock::Released, _) => Some(None),
+            (Lock::None | Lock::Released, false) => {
+                // Only when it is its turn: else two stages that share a lock could wait for each other.
+                let turn = undo.queue.front().is_some_and(|index| self.is_newest(work, id, *index));
+                Some(turn.then(|| self.lock_intent(id, stage)))
+            }
+            (Lock::None | Lock::Released, true) => Some(None),
             (Lock::Held, true) => Some(Some(self.unlock_intent(id, stage))),
         }
     }

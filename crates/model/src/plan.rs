@@ -251,8 +251,11 @@ pub enum StepKind {
     Watch(Watch),
     /// `rollback stage X`: undoes that stage.
     Rollback {
-        /// Which.
+        /// Which; of a matrix the first.
         stage: NodeId,
+        /// The other stages of a matrix.
+        #[serde(default)]
+        more: Vec<NodeId>,
     },
     /// `undo { }`: how to take back what the steps before it did.
     Undo {

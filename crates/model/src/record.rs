@@ -73,7 +73,7 @@ pub enum Signal {
         /// Who.
         by: String,
     },
-    /// Go on after a pause.
+    /// Go on after a pause; of a run that ended with a rollback that failed: try that rollback again.
     Continue {
         /// Who.
         by: String,
@@ -285,7 +285,8 @@ pub enum Record {
         /// What will be done.
         program: Vec<crate::program::ProgramStep>,
     },
-    /// The effects of a whole stage are taken back, newest first.
+    /// The effects of a whole stage are taken back, newest first. Of a stage that is under way, with `late` false: it is stopped first, and
+    /// another record of this kind follows when its steps have ended.
     UndoStarted {
         /// Which stage.
         node: NodeId,

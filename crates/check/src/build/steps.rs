@@ -145,18 +145,20 @@ impl<'b> Checker<'b> {
                         .help("give it an `undo { … }` that says how to take back what its steps did"),
                     );
                 }
-                let node = self
+                let mut nodes = self
                     .expansions
                     .get(index)
-                    .and_then(|expansion| expansion.nodes.first())
-                    .map_or(0, |(_, id)| *id);
+                    .map(|expansion| expansion.nodes.iter().map(|(_, id)| NodeId(*id)).collect::<Vec<_>>())
+                    .unwrap_or_default()
+                    .into_iter();
+                let stage = nodes.next().unwrap_or(NodeId(0));
                 // Undoing takes as long as the deploys of that stage may take to be undone; the engine bounds each of them.
                 return Some(self.as_step(
                     block,
                     format!("rollback stage {name}"),
                     24 * 3_600_000,
                     Retry::default(),
-                    StepKind::Rollback { stage: NodeId(node) },
+                    StepKind::Rollback { stage, more: nodes.collect() },
                 ));
             }
             Id::Undo => {

@@ -47,7 +47,7 @@ impl Decide<'_> {
                 || Fault::new("timed-out", "the rollback took longer than its timeout"),
                 |(_, fault)| fault.clone(),
             );
-            return Some(self.rollback_failed(step, deploy, undo, &fault));
+            return Some(self.rollback_failed(step, spec, deploy, undo, &fault));
         }
         if deploy.cursor.action.is_some() {
             return None;
@@ -56,7 +56,7 @@ impl Decide<'_> {
             // The way back is worth several attempts; only its own deadline ends them, or a fault that will not go away.
             let again = fault.transient || *outcome == Outcome::TimedOut;
             if !again {
-                return Some(self.rollback_failed(step, deploy, undo, fault));
+                return Some(self.rollback_failed(step, spec, deploy, undo, fault));
             }
             if deploy.cursor.retry_at_ms.is_some() {
                 return None;
@@ -76,6 +76,7 @@ impl Decide<'_> {
     pub(super) fn rollback_failed(
         &self,
         step: &StepRef,
+        spec: &Deploy,
         deploy: &DeployState,
         undo: &crate::state::UndoState,
         fault: &Fault,
@@ -90,8 +91,9 @@ impl Decide<'_> {
         )
         .details(fault.details.iter().cloned());
         if let Some(program) = &deploy.program {
-            let line = |what: &str, spec: &ReleaseSpec, ready: usize| {
-                format!("{what} {} ({}): {ready} ready", spec.version, spec.id())
+            let line = |what: &str, release: &ReleaseSpec, ready: usize| {
+                let place = format!("{} in {}", spec.service.name, spec.environment);
+                format!("{place}: {what} {} ({}): {ready} ready", release.version, release.id())
             };
             fault = fault.details([line("candidate", &program.candidate, count(Role::Candidate))]);
             if let Some(stable) = &program.stable {
@@ -99,7 +101,7 @@ impl Decide<'_> {
             }
         }
         fault = fault
-            .help("a person is needed now: see what serves with `cdpipe status`, mend it, then deploy again");
+            .help("a person is needed now: mend what is in the way, then `cdpipe resume` tries the way back again");
         self.step_finished(step, Outcome::RollbackFailed, Some(fault))
     }
 
@@ -133,7 +135,14 @@ impl Decide<'_> {
             let candidate = program.candidate_id();
             let serves =
                 strategy::stable_of(observation, &candidate).is_some_and(|stable| stable.id == candidate);
-            if !serves && !program.steps.is_empty() {
+            // After an undo that failed halfway the old release may serve again already.
+            let halfway = deploy.undo_again
+                && match (strategy::stable_of(observation, &candidate), &program.stable) {
+                    (Some(serving), Some(stable)) => serving.id == stable.id(),
+                    (None, _) => true,
+                    (Some(_), None) => false,
+                };
+            if !serves && !halfway && !program.steps.is_empty() {
                 let fault = Fault::new(
                     "superseded",
                     format!("{} in {} serves another release by now", spec.service.name, spec.environment),
@@ -143,7 +152,9 @@ impl Decide<'_> {
             }
         }
         let exclusive = strategy::is_exclusive(&spec.strategy);
-        let steps = strategy::undo(program, &program.steps, exclusive, is_routed(self.plan, spec));
+        let begun = if deploy.undo_again { deploy.begun as usize } else { program.steps.len() };
+        let forward = &program.steps[..begun.min(program.steps.len())];
+        let steps = strategy::undo(program, forward, exclusive, is_routed(self.plan, spec));
         if steps.is_empty() {
             return Some(self.step_finished(step, Outcome::RolledBack, Some(reason)));
         }

@@ -74,20 +74,19 @@ pub(super) fn set_lock(state: &mut State, node: Option<NodeId>, lock: Lock) {
 
 /// A hook somewhere waits for it.
 pub(super) fn late_undo_ended(state: &mut State, node: Option<NodeId>, failed: Option<Fault>) {
-    if let Some(node) = node.and_then(|id| state.node_mut(id))
-        && failed.is_none()
-    {
-        node.outcome = Some(Outcome::RolledBack);
+    // One that takes itself back in a hook has not ended yet.
+    if let Some(node) = node.and_then(|id| state.node_mut(id)).filter(|node| node.phase == NodePhase::Finished) {
+        node.outcome = Some(if failed.is_some() { Outcome::RollbackFailed } else { Outcome::RolledBack });
+        if failed.is_some() {
+            node.reason.clone_from(&failed);
+        }
     }
+    crate::schedule::find_worst(state);
     if failed.is_some() {
         state.late_failed = state.late_failed.take().or(failed);
     }
-    for at in 0..state.nodes.len() {
-        if state.nodes[at].phase == NodePhase::Running {
-            state.mark(Some(NodeId(u32::try_from(at).unwrap_or(u32::MAX))));
-        }
-    }
-    state.mark(None);
+    state.mark(node);
+    state.wake_rollbacks();
 }
 
 pub(super) fn failure(result: &ActionResult) -> (Outcome, Fault) {

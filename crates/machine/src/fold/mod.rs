@@ -8,6 +8,7 @@ mod timers;
 mod verdicts;
 
 use crate::deploy;
+pub(crate) use nodes::undoable;
 use crate::state::{ApprovalState, Cursor, DeployState, Frame, State, StepRun, UndoState, Work};
 use actions::{intent, returned};
 use cdpipe_model::NodeId;
@@ -120,8 +121,13 @@ pub(crate) fn apply(state: &mut State, plan: &Plan, record: &Record) {
         }
         Record::UndoStarted { node, reason, late } => undo_started(state, plan, *node, reason, *late),
         Record::HookStarted { node, hook } => {
+            if node.is_none() {
+                let worst = state.worst.as_ref().map_or(cdpipe_model::Outcome::Succeeded, |(worst, _)| *worst);
+                state.tail_answers.get_or_insert(worst);
+            }
             if let Some(work) = state.work_mut(*node) {
                 work.hook_open = true;
+                work.hooks_run.insert(*hook);
                 work.frames.push(Frame { block: Block::Hook(*hook), index: 0, step: None, ended: None });
             }
         }
@@ -129,8 +135,9 @@ pub(crate) fn apply(state: &mut State, plan: &Plan, record: &Record) {
             if let Some(work) = state.work_mut(*node) {
                 work.frames.retain(|frame| frame.block != Block::Hook(*hook));
                 work.hook_open = false;
-                work.next_hook = hook + 1;
+                work.next_hook = work.next_hook.max(hook + 1);
             }
+            state.wake_rollbacks();
         }
         Record::Suspended { .. } => {}
         Record::RunFinished { outcome, reason } => state.ended = Some((*outcome, reason.clone())),

@@ -6,6 +6,7 @@ use cdpipe_model::action::Block;
 use cdpipe_model::plan::{NodeKind, Plan, StepKind};
 use cdpipe_model::record::TimerPurpose;
 use cdpipe_model::{Fault, NodeId, Outcome};
+use std::collections::VecDeque;
 
 pub(super) fn opened(state: &mut State, at_ms: u64, resumed: bool) {
     state.now_ms = state.now_ms.max(at_ms);
@@ -111,21 +112,25 @@ pub(super) fn node_finished(
         *slot = dependents;
     }
     state.mark_next_ready(plan.max_parallel);
+    if !state.rollbacks.is_empty() {
+        state.wake_rollbacks();
+    }
     if state.finished == state.nodes.len() {
         state.mark(None);
     }
 }
 
-pub(super) fn undo_started(state: &mut State, plan: &Plan, node: NodeId, reason: &Fault, late: bool) {
-    let Some(work) = state.work_mut(Some(node)) else { return };
+/// Main steps of a stage that can be taken back as things stand, newest first.
+pub(crate) fn undoable(plan: &Plan, node: NodeId, work: &Work) -> VecDeque<u32> {
     let reached =
         work.frames.iter().find(|frame| frame.block == Block::Main).map_or(u32::MAX, |frame| frame.index);
-    let mut queue = std::collections::VecDeque::new();
+    let mut queue = VecDeque::new();
     for (step, index) in steps_of(plan, Some(node), Block::Main).iter().zip(0_u32..) {
         let undoable = match &step.kind {
-            StepKind::Deploy(_) => {
-                work.deploys.get(&index).is_some_and(|deploy| deploy.ended == Some(Ok(())))
-            }
+            StepKind::Deploy(_) => work
+                .deploys
+                .get(&index)
+                .is_some_and(|deploy| deploy.ended == Some(Ok(())) && deploy.undo.is_none()),
             StepKind::Flag(_) => work.flags_were.contains_key(&index),
             StepKind::Undo { .. } => index < reached,
             _ => false,
@@ -134,9 +139,29 @@ pub(super) fn undo_started(state: &mut State, plan: &Plan, node: NodeId, reason:
             queue.push_front(index);
         }
     }
-    let ended = queue.is_empty() && !late;
+    queue
+}
+
+pub(super) fn undo_started(state: &mut State, plan: &Plan, node: NodeId, reason: &Fault, late: bool) {
+    let Some(work) = state.work_mut(Some(node)) else { return };
+    if !late && work.ended.is_none() {
+        // It is under way: it stops first.
+        work.undo_asked = Some(reason.clone());
+        work.stop.get_or_insert((Outcome::Cancelled, reason.clone()));
+        state.mark(Some(node));
+        return;
+    }
+    let queue = undoable(plan, node, work);
+    begin_undo(state, node, reason, late, queue);
+}
+
+fn begin_undo(state: &mut State, node: NodeId, reason: &Fault, late: bool, queue: VecDeque<u32>) {
+    let Some(work) = state.work_mut(Some(node)) else { return };
+    let ended = queue.is_empty();
     if late {
-        work.lock = Lock::None;
+        if work.lock == Lock::Released {
+            work.lock = Lock::None;
+        }
         for deploy in work.deploys.values_mut() {
             deploy.observation = None;
             deploy.cursor = Cursor::default();
@@ -148,8 +173,50 @@ pub(super) fn undo_started(state: &mut State, plan: &Plan, node: NodeId, reason:
         failed: None,
         late,
         ended,
+        failed_steps: Vec::new(),
         flag_action: None,
         block_ended: None,
     });
+    if late {
+        state.late_undos.insert(node);
+    }
     state.mark(Some(node));
+}
+
+/// The run had ended because a rollback failed: what could not be taken back is tried again.
+pub(super) fn undo_again(state: &mut State) {
+    state.ended = None;
+    state.late_failed = None;
+    state.tail_answers = None;
+    for at in 0..state.nodes.len() {
+        let id = NodeId(u32::try_from(at).unwrap_or(u32::MAX));
+        let node = &mut state.nodes[at];
+        let Some(work) = node.work.as_deref_mut().filter(|_| node.phase == NodePhase::Finished) else { continue };
+        let mut queue = VecDeque::new();
+        for (index, deploy) in &mut work.deploys {
+            if deploy.undo.as_ref().is_some_and(|undo| matches!(undo.ended, Some(Err(_)))) {
+                deploy.undo = None;
+                deploy.undo_again = true;
+                queue.push_front(*index);
+            }
+        }
+        let mut reason = node.reason.clone();
+        if let Some(undo) = work.undo.take() {
+            // Steps that were taken back left the queue; what failed is known by its own state, or by having been tried.
+            for index in undo.queue.into_iter().chain(undo.failed_steps) {
+                if !queue.contains(&index) {
+                    queue.push_back(index);
+                }
+            }
+            reason = Some(undo.reason);
+        }
+        if queue.is_empty() {
+            continue;
+        }
+        let mut newest_first: Vec<u32> = queue.into_iter().collect();
+        newest_first.sort_unstable_by(|a, b| b.cmp(a));
+        let reason = reason.unwrap_or_else(|| Fault::new("rollback", "it is tried again"));
+        begin_undo(state, id, &reason, true, newest_first.into());
+    }
+    state.mark(None);
 }

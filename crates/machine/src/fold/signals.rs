@@ -37,6 +37,9 @@ pub(super) fn signalled(state: &mut State, plan: &Plan, signal: &Signal) {
         Signal::Pause { .. } => state.paused = true,
         Signal::Continue { .. } => {
             state.paused = false;
+            if state.ended.as_ref().is_some_and(|(outcome, _)| *outcome == Outcome::RollbackFailed) {
+                super::nodes::undo_again(state);
+            }
             for at in 0..state.nodes.len() {
                 if state.nodes[at].phase != NodePhase::Finished && state.nodes[at].needs_left == 0 {
                     state.mark(Some(NodeId(u32::try_from(at).unwrap_or(u32::MAX))));

@@ -4,11 +4,15 @@ use super::{step_of, steps_of};
 use crate::state::{DeployState, Frame, State, StepRun, WatchState};
 use cdpipe_model::action::{ActionResult, Answer, Block, StepRef};
 use cdpipe_model::plan::{NodeKind, Plan, StepKind};
+use cdpipe_model::record::TimerPurpose;
 use cdpipe_model::{Fault, Outcome};
 
 pub(super) fn step_started(state: &mut State, plan: &Plan, step: &StepRef, attempt: u32) {
     let is_deploy = matches!(step_of(plan, step).map(|step| &step.kind), Some(StepKind::Deploy(_)));
     let is_watch = matches!(step_of(plan, step).map(|step| &step.kind), Some(StepKind::Watch(_)));
+    if matches!(step_of(plan, step).map(|step| &step.kind), Some(StepKind::Rollback { .. })) {
+        state.rollbacks.insert(step.node);
+    }
     let Some(work) = state.work_mut(step.node) else { return };
     if work.frames.last().is_none_or(|frame| frame.block != step.block) {
         work.frames.push(Frame { block: step.block, index: 0, step: None, ended: None });
@@ -30,6 +34,15 @@ pub(super) fn step_finished(
     outcome: Outcome,
     reason: &Option<Fault>,
 ) {
+    if matches!(step_of(plan, step).map(|step| &step.kind), Some(StepKind::Rollback { .. })) {
+        state.rollbacks.remove(&step.node);
+    }
+    // Others may wait for what is decided after this step.
+    if !state.rollbacks.is_empty() || !state.late_undos.is_empty() {
+        state.wake_rollbacks();
+    }
+    state.effects += 1;
+    let number = state.effects;
     let last = steps_of(plan, step.node, step.block).len() as u64 <= u64::from(step.index) + 1;
     let outputs = {
         let Some(work) = state.work_mut(step.node) else { return };
@@ -43,16 +56,21 @@ pub(super) fn step_finished(
             undo.block_ended = None;
             if outcome == Outcome::RollbackFailed {
                 undo.failed = undo.failed.take().or_else(|| reason.clone());
+                undo.failed_steps.push(step.index);
             }
             if undo.queue.is_empty() && !undo.late {
                 undo.ended = true;
             }
+            super::clear(state, step.node, TimerPurpose::UndoTimeout);
             state.mark(step.node);
             return;
         }
         let Some(frame) = work.frames.last_mut().filter(|frame| frame.block == step.block) else { return };
         let run = frame.step.take();
         if outcome == Outcome::Succeeded {
+            if step.block == Block::Main {
+                work.effects.insert(step.index, number);
+            }
             frame.index = step.index + 1;
             if last {
                 frame.ended = Some(Ok(()));

@@ -318,7 +318,7 @@ fn a_later_failure_takes_a_finished_stage_back() {
         ];
         let hook = Hook {
             events: vec![HookEvent::Failure],
-            steps: vec![step(StepKind::Rollback { stage: NodeId(0) }), run("tell")],
+            steps: vec![step(StepKind::Rollback { stage: NodeId(0), more: Vec::new() }), run("tell")],
         };
         let header = header(nodes, vec![hook]);
         let (stable, _) = spec_of(&header, &World::default());
