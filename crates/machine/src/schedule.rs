@@ -35,10 +35,14 @@ impl From<Option<Record>> for Look {
 impl State {
     /// Has as many of the waiting stages looked at again as there is room for.
     pub(crate) fn mark_next_ready(&mut self, max_parallel: u32) {
-        let room = max_parallel.max(1).saturating_sub(self.running_stages);
-        for _ in 0..room {
+        let mut room = max_parallel.max(1).saturating_sub(self.running_stages);
+        while room > 0 {
             let Some(id) = self.ready.pop_front() else { return };
-            self.mark(Some(id));
+            // One that was skipped meanwhile takes no room.
+            if self.node(id).is_some_and(|node| node.phase == NodePhase::Pending) {
+                self.mark(Some(id));
+                room -= 1;
+            }
         }
     }
 }

@@ -250,7 +250,7 @@ pub(crate) struct State {
     pub(crate) effects: u64,
     /// Nodes in which a `rollback stage` is under way.
     pub(crate) rollbacks: BTreeSet<Option<NodeId>>,
-    /// Stages that were, or are, taken back after they had ended.
+    /// Stages that were, or are, taken back because a hook asked for it.
     pub(crate) late_undos: BTreeSet<NodeId>,
     /// Why a `rollback stage` of a hook did not succeed.
     pub(crate) late_failed: Option<Fault>,

@@ -38,8 +38,9 @@ impl Decide<'_> {
         let frame = work.frames.last().filter(|frame| frame.ended.is_none())?;
         let step_ref = StepRef { node, block: frame.block, index: frame.index };
         let step = steps_of(self.plan, node, frame.block).get(frame.index as usize)?;
-        // A hook is what runs after a cancel, so it is not stopped by it.
-        let stop = abort.or_else(|| work.stop.clone().filter(|_| !matches!(frame.block, Block::Hook(_))));
+        // A hook is what runs after a cancel, and an undo is what a cancel asks for, so neither is stopped by it.
+        let goes_on = matches!(frame.block, Block::Hook(_) | Block::Undo(_));
+        let stop = abort.or_else(|| work.stop.clone().filter(|_| !goes_on));
         let Some(run) = &frame.step else {
             if let Some((outcome, fault)) = stop {
                 return Some(self.step_finished(&step_ref, outcome, Some(fault)));
@@ -185,7 +186,8 @@ impl Decide<'_> {
         let Some(node) = self.state.node(target) else { return TakeBack::Over(None) };
         let reason = || match from {
             Some(id) => {
-                let why = self.state.work(from).and_then(crate::schedule::ending).and_then(|(_, fault)| fault);
+                let why =
+                    self.state.work(from).and_then(crate::schedule::ending).and_then(|(_, fault)| fault);
                 let name = self.plan.node(id).map_or("", |node| node.name.as_str());
                 Fault::new(
                     "rollback",
@@ -213,8 +215,7 @@ impl Decide<'_> {
         };
         let running = node.phase == NodePhase::Running;
         if running && work.ended.is_none() {
-            let is_stage =
-                matches!(self.plan.node(target).map(|node| &node.kind), Some(NodeKind::Stage(_)));
+            let is_stage = matches!(self.plan.node(target).map(|node| &node.kind), Some(NodeKind::Stage(_)));
             return match work.undo_asked {
                 None if is_stage => start(false),
                 None => TakeBack::Over(None),
@@ -232,7 +233,12 @@ impl Decide<'_> {
                 TakeBack::Waits
             }
             None => start(true),
-            Some(undo) if undo.ended && self.late_over(target) => TakeBack::Over(undo.failed.clone()),
+            // What answers it comes first, unless that waits for a rollback itself.
+            Some(undo)
+                if undo.ended && (self.late_over(target) || self.state.rollbacks.contains(&Some(target))) =>
+            {
+                TakeBack::Over(undo.failed.clone())
+            }
             Some(_) => TakeBack::Waits,
         }
     }
@@ -384,7 +390,7 @@ impl Decide<'_> {
             return record;
         }
         let index = *undo.queue.front()?;
-        if undo.late && !self.is_newest(work, id, index) {
+        if (undo.late || work.undo_asked.is_some()) && !self.is_newest(work, id, index) {
             return None;
         }
         let step_ref = StepRef { node, block: Block::Main, index };
@@ -427,8 +433,11 @@ impl Decide<'_> {
         let mine = when(work, index);
         !self.state.late_undos.iter().filter(|other| **other != id).any(|other| {
             let Some(theirs) = self.state.work(Some(*other)) else { return false };
-            let Some(undo) = theirs.undo.as_ref().filter(|undo| undo.late && !undo.ended) else { return false };
-            undo.queue.front().is_some_and(|index| when(theirs, *index) > mine)
+            let Some(undo) = &theirs.undo else {
+                // It is being stopped: what it did last is newer than anything that has ended.
+                return theirs.undo_asked.is_some();
+            };
+            !undo.ended && undo.queue.front().is_some_and(|index| when(theirs, *index) > mine)
         })
     }
 

@@ -75,7 +75,9 @@ pub(super) fn set_lock(state: &mut State, node: Option<NodeId>, lock: Lock) {
 /// A hook somewhere waits for it.
 pub(super) fn late_undo_ended(state: &mut State, node: Option<NodeId>, failed: Option<Fault>) {
     // One that takes itself back in a hook has not ended yet.
-    if let Some(node) = node.and_then(|id| state.node_mut(id)).filter(|node| node.phase == NodePhase::Finished) {
+    if let Some(node) =
+        node.and_then(|id| state.node_mut(id)).filter(|node| node.phase == NodePhase::Finished)
+    {
         node.outcome = Some(if failed.is_some() { Outcome::RollbackFailed } else { Outcome::RolledBack });
         if failed.is_some() {
             node.reason.clone_from(&failed);

@@ -8,7 +8,6 @@ mod timers;
 mod verdicts;
 
 use crate::deploy;
-pub(crate) use nodes::undoable;
 use crate::state::{ApprovalState, Cursor, DeployState, Frame, State, StepRun, UndoState, Work};
 use actions::{intent, returned};
 use cdpipe_model::NodeId;
@@ -17,6 +16,7 @@ use cdpipe_model::observe::Role;
 use cdpipe_model::plan::{NodeKind, Plan, Step, StepKind};
 use cdpipe_model::program::ProgramStep;
 use cdpipe_model::record::{Record, TimerId, TimerPurpose};
+pub(crate) use nodes::undoable;
 use nodes::{node_finished, node_started, opened, undo_started};
 use signals::signalled;
 use steps::{step_finished, step_started};
@@ -122,7 +122,8 @@ pub(crate) fn apply(state: &mut State, plan: &Plan, record: &Record) {
         Record::UndoStarted { node, reason, late } => undo_started(state, plan, *node, reason, *late),
         Record::HookStarted { node, hook } => {
             if node.is_none() {
-                let worst = state.worst.as_ref().map_or(cdpipe_model::Outcome::Succeeded, |(worst, _)| *worst);
+                let worst =
+                    state.worst.as_ref().map_or(cdpipe_model::Outcome::Succeeded, |(worst, _)| *worst);
                 state.tail_answers.get_or_insert(worst);
             }
             if let Some(work) = state.work_mut(*node) {

@@ -148,6 +148,7 @@ pub(super) fn undo_started(state: &mut State, plan: &Plan, node: NodeId, reason:
         // It is under way: it stops first.
         work.undo_asked = Some(reason.clone());
         work.stop.get_or_insert((Outcome::Cancelled, reason.clone()));
+        state.late_undos.insert(node);
         state.mark(Some(node));
         return;
     }
@@ -181,6 +182,7 @@ fn begin_undo(state: &mut State, node: NodeId, reason: &Fault, late: bool, queue
         state.late_undos.insert(node);
     }
     state.mark(Some(node));
+    state.wake_rollbacks();
 }
 
 /// The run had ended because a rollback failed: what could not be taken back is tried again.
@@ -191,7 +193,9 @@ pub(super) fn undo_again(state: &mut State) {
     for at in 0..state.nodes.len() {
         let id = NodeId(u32::try_from(at).unwrap_or(u32::MAX));
         let node = &mut state.nodes[at];
-        let Some(work) = node.work.as_deref_mut().filter(|_| node.phase == NodePhase::Finished) else { continue };
+        let Some(work) = node.work.as_deref_mut().filter(|_| node.phase == NodePhase::Finished) else {
+            continue;
+        };
         let mut queue = VecDeque::new();
         for (index, deploy) in &mut work.deploys {
             if deploy.undo.as_ref().is_some_and(|undo| matches!(undo.ended, Some(Err(_)))) {

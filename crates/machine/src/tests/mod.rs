@@ -2,6 +2,7 @@
 
 mod plans;
 mod properties;
+mod rollback;
 mod world;
 
 use cdpipe_model::action::{ActionKind, ActionResult};

@@ -231,13 +231,13 @@ impl World {
                 }
                 done(Answer::Exited { outputs: BTreeMap::new() })
             }
-            ActionKind::Lock { .. } => {
-                assert!(!self.locked, "the lock is taken twice");
-                self.locked = true;
+            ActionKind::Lock { keys, .. } => {
+                assert!(!self.locked || keys.is_empty(), "the lock is taken twice");
+                self.locked |= !keys.is_empty();
                 done(Answer::Locked { epoch: 1 })
             }
-            ActionKind::Unlock { .. } => {
-                self.locked = false;
+            ActionKind::Unlock { keys } => {
+                self.locked &= keys.is_empty();
                 done(Answer::Nothing)
             }
             other => panic!("unexpected action {other:?}"),
