@@ -7,7 +7,7 @@ use cdpipe_model::action::{Action, ActionKind, StepRef};
 use cdpipe_model::expr::Expr;
 use cdpipe_model::plan::{Approval, Mode, Plan};
 use cdpipe_model::record::{Record, RunHeader};
-use cdpipe_model::{ActionId, Fault, NodeId, Outcome, Value};
+use cdpipe_model::{ActionId, Fault, Outcome, Value};
 
 /// Reads the state, answers what follows.
 pub(crate) struct Decide<'a> {
@@ -73,32 +73,8 @@ impl Decide<'_> {
         }
     }
 
-    pub(crate) fn ask_approval(&self, node: NodeId, approval: &Approval) -> Option<Record> {
-        Some(Record::ApprovalAsked {
-            node,
-            by: approval.by.clone(),
-            quorum: approval.quorum,
-            effect_hash: self.effect_hash(),
-            expires_at_ms: approval.expires_ms.map(|ms| self.state.now_ms + ms),
-        })
-    }
-
     /// Whether a person has to give it.
     pub(crate) fn needs_person(&self, approval: &Approval) -> bool {
         self.plan.mode == Mode::Delivery || approval.always
-    }
-
-    /// The plan's hash with what has become known since: the outputs of the stages that have ended.
-    fn effect_hash(&self) -> String {
-        use sha2::{Digest, Sha256};
-        let mut hash = Sha256::new();
-        hash.update(self.plan.hash.as_bytes());
-        for (at, node) in self.state.nodes.iter().enumerate() {
-            for (name, value) in &node.outputs {
-                hash.update(format!("\n{at}.{name}={value}").as_bytes());
-            }
-        }
-        let digest = hash.finalize();
-        format!("sha256:{}", digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
     }
 }

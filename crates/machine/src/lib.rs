@@ -7,8 +7,10 @@
 //! resume folds the journal with `apply`, which never decides; so a newer version of this crate cannot change the past of a run.
 //!
 //! Where to find what: `strategy/` compiles a deploy to a program, `deploy` carries it out, `steps` runs lists of steps, `watch` judges
-//! samples, `schedule` starts and ends stages and gates, `fold` is the fold, `state` what it folds into.
+//! samples, `schedule` starts and ends stages and gates, `approval` says what an
+//! approval is bound to, `fold` is the fold, `state` what it folds into.
 
+mod approval;
 mod decide;
 mod deploy;
 mod fold;

@@ -483,7 +483,13 @@ impl Decide<'_> {
         }
         let needed: Vec<_> = gate.approvals.iter().filter(|approval| self.needs_person(approval)).collect();
         if let Some(next) = needed.get(work.gate.approvals.len()) {
-            return Ok(self.ask_approval(node.id, next));
+            if work.gate.looking.is_some() {
+                return Ok(None);
+            }
+            return Ok(self.look_behind(work, node).or_else(|| self.ask_approval(node.id, next)));
+        }
+        if let Some(record) = self.approval_void(work, node.id, gate) {
+            return Ok(Some(record));
         }
         if work.gate.approvals.iter().any(|approval| approval.expired && !approval.is_given()) {
             let fault = Fault::new("expired", "nobody approved in time");

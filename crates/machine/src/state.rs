@@ -9,7 +9,7 @@ use cdpipe_model::plan::FlagProvider;
 use cdpipe_model::program::{Program, ProgramStep, Routing};
 use cdpipe_model::record::{Finding, TimerId};
 use cdpipe_model::release::ReleaseSpec;
-use cdpipe_model::{ActionId, Fault, NodeId, Outcome, Value};
+use cdpipe_model::{ActionId, EnvName, Fault, NodeId, Outcome, ServiceName, Value};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 /// How something ended that did not succeed.
@@ -25,6 +25,8 @@ pub(crate) struct NodeState {
     pub(crate) reason: Option<Fault>,
     pub(crate) outputs: BTreeMap<String, Value>,
     pub(crate) work: Option<Box<Work>>,
+    /// Of a gate that people have opened: what they saw.
+    pub(crate) approved: Option<Box<SeenPlaces>>,
 }
 
 #[derive(Default, Clone, Copy, PartialEq, Eq, Debug)]
@@ -129,14 +131,32 @@ pub(crate) struct GateState {
     pub(crate) sample_due: bool,
     pub(crate) sampled: bool,
     pub(crate) samples: Option<Vec<Sample>>,
+    /// What serves where the stages behind the gate deploy.
+    pub(crate) seen: SeenPlaces,
+    pub(crate) looking: Option<ActionId>,
 }
+
+/// By environment and service.
+pub(crate) type SeenPlaces = BTreeMap<(EnvName, ServiceName), Seen>;
 
 /// One asked approval.
 pub(crate) struct ApprovalState {
     pub(crate) by: Vec<String>,
     pub(crate) quorum: u32,
+    /// The persons who gave it.
     pub(crate) given: BTreeSet<String>,
     pub(crate) expired: bool,
+    /// What it lets pass; an approval of anything else does not count.
+    pub(crate) effect_hash: String,
+}
+
+/// What was found where the stages behind a gate deploy, when its approval was asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Seen {
+    /// Releases by id with their shares; `None` if the target could not be asked.
+    pub(crate) releases: Option<String>,
+    /// The same by version, for people.
+    pub(crate) text: String,
 }
 
 impl ApprovalState {
@@ -248,6 +268,8 @@ pub(crate) struct State {
     pub(crate) worst: Option<(Outcome, NodeId)>,
     /// Steps that have succeeded.
     pub(crate) effects: u64,
+    /// Gates and stages that wait for an approval.
+    pub(crate) asking: BTreeSet<NodeId>,
     /// Nodes in which a `rollback stage` is under way.
     pub(crate) rollbacks: BTreeSet<Option<NodeId>>,
     /// Stages that were, or are, taken back because a hook asked for it.

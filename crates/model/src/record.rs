@@ -56,8 +56,14 @@ pub enum Signal {
     Approve {
         /// Gate or stage that waits.
         node: NodeId,
-        /// Who.
+        /// In whose name: one of those that may give it, a person or a group.
         by: String,
+        /// Which person, so that two of one group count as two; "" is the same as `by`.
+        #[serde(default)]
+        person: String,
+        /// The effect hash that the person saw; it counts for no other one. "" is whichever is asked for.
+        #[serde(default)]
+        effect_hash: String,
     },
     /// An approval is refused.
     Reject {

@@ -429,7 +429,12 @@ impl Facts {
 
     fn signalled(&mut self, signal: &Signal) {
         let (node, tone, text) = match signal {
-            Signal::Approve { node, by } => (Some(*node), Tone::Good, format!("approved by {by}")),
+            Signal::Approve { node, by, person, .. } if person.is_empty() || person == by => {
+                (Some(*node), Tone::Good, format!("approved by {by}"))
+            }
+            Signal::Approve { node, by, person, .. } => {
+                (Some(*node), Tone::Good, format!("approved by {person} of {by}"))
+            }
             Signal::Reject { node, by, reason } => {
                 (Some(*node), Tone::Bad, format!("rejected by {by}{}", because(reason)))
             }

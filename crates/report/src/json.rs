@@ -216,7 +216,7 @@ fn record_fields(before: &RunState, record: &Record) -> Option<Value> {
         }),
         Record::Signalled { signal, .. } => {
             let (what, node, by, reason) = match signal {
-                Signal::Approve { node, by } => ("approve", Some(*node), by, None),
+                Signal::Approve { node, by, .. } => ("approve", Some(*node), by, None),
                 Signal::Reject { node, by, reason } => ("reject", Some(*node), by, Some(reason)),
                 Signal::Pause { by } => ("pause", None, by, None),
                 Signal::Continue { by } => ("continue", None, by, None),

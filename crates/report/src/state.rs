@@ -123,8 +123,10 @@ pub struct Approval {
     pub by: Vec<String>,
     /// How many.
     pub quorum: u32,
-    /// Who gave it already.
+    /// The persons who gave it already.
     pub given: Vec<String>,
+    /// What it is bound to.
+    pub effect_hash: String,
     /// When it expires, milliseconds since 1970.
     pub expires_at_ms: Option<u64>,
 }
@@ -260,6 +262,7 @@ impl RunState {
                 self.opened_at_ms = *at_ms;
                 self.resumed = *resumed;
                 self.suspended = None;
+                self.finished = None;
             }
             Record::Returned { at_ms, action, result } => {
                 self.now_ms = self.now_ms.max(*at_ms);
@@ -364,11 +367,12 @@ impl RunState {
             Record::TimerCleared { timer } => {
                 self.timers.remove(timer);
             }
-            Record::ApprovalAsked { node, by, quorum, expires_at_ms, .. } => {
+            Record::ApprovalAsked { node, by, quorum, expires_at_ms, effect_hash } => {
                 let approval = Approval {
                     by: by.clone(),
                     quorum: *quorum,
                     given: Vec::new(),
+                    effect_hash: effect_hash.clone(),
                     expires_at_ms: *expires_at_ms,
                 };
                 if let Some(state) = self.node_state(Some(*node)) {
@@ -433,10 +437,15 @@ impl RunState {
 
     fn signalled(&mut self, signal: &Signal) {
         match signal {
-            Signal::Approve { node, by } => {
+            Signal::Approve { node, by, person, effect_hash } => {
                 if let Some(approval) = self.node_state(Some(*node)).and_then(|state| state.approval.as_mut())
+                    && (effect_hash.is_empty() || *effect_hash == approval.effect_hash)
+                    && (approval.by.is_empty() || approval.by.contains(by))
                 {
-                    approval.given.push(by.clone());
+                    let person = if person.is_empty() { by } else { person };
+                    if !approval.given.contains(person) {
+                        approval.given.push(person.clone());
+                    }
                     let enough = approval.given.len() >= approval.quorum as usize;
                     if enough && let Some(state) = self.node_state(Some(*node)) {
                         state.approval = None;

@@ -88,7 +88,15 @@ async fn a_signal_moves_a_waiting_run_on_and_leaves_the_inbox() {
     let journal = std::sync::Arc::clone(&harness.journal);
     let person = tokio::spawn(async move {
         tokio::time::sleep(Duration::from_secs(3_600)).await;
-        journal.send(EPOCH_MS, Signal::Approve { node: NodeId(0), by: "bob".into() });
+        journal.send(
+            EPOCH_MS,
+            Signal::Approve {
+                node: NodeId(0),
+                by: "bob".into(),
+                person: String::new(),
+                effect_hash: String::new(),
+            },
+        );
     });
     assert_eq!(harness.drive(script).await, RunEnd::Finished(Outcome::Succeeded));
     person.await.unwrap();
@@ -114,6 +122,14 @@ async fn a_run_that_only_a_person_can_move_is_suspended_and_finds_the_answer_at_
     assert_eq!(harness.journal.status(), Some(Status::Suspended { waiting: "approval of `release`".into() }));
     assert!(matches!(&*harness.journal.records().last().unwrap().1, Record::Suspended { .. }));
     assert_eq!(harness.elapsed_ms(), 500, "what was under way had come back");
-    harness.journal.send(EPOCH_MS, Signal::Approve { node: NodeId(0), by: "bob".into() });
+    harness.journal.send(
+        EPOCH_MS,
+        Signal::Approve {
+            node: NodeId(0),
+            by: "bob".into(),
+            person: String::new(),
+            effect_hash: String::new(),
+        },
+    );
     assert_eq!(harness.resume(script()).await, RunEnd::Finished(Outcome::Succeeded));
 }

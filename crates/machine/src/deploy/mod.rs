@@ -93,6 +93,9 @@ impl Decide<'_> {
             );
             return Some(self.step_finished(step, Outcome::Failed, Some(fault)));
         }
+        if let Some(fault) = step.node.and_then(|id| self.approval_outdated(id, spec, deploy)) {
+            return Some(self.step_finished(step, Outcome::Failed, Some(fault)));
+        }
         let replicas = match self.replicas(step, spec) {
             Ok(replicas) => replicas,
             Err(fault) => return Some(self.step_finished(step, Outcome::Failed, Some(fault))),
@@ -247,7 +250,7 @@ impl Decide<'_> {
         (is_read && !self.state.cancel_asked.contains(&action)).then_some(Record::CancelAsked { action })
     }
 
-    pub(super) fn observe(&self, spec: &Deploy) -> ActionKind {
+    pub(crate) fn observe(&self, spec: &Deploy) -> ActionKind {
         ActionKind::Observe {
             environment: spec.environment.clone(),
             service: spec.service.name.clone(),

@@ -20,6 +20,11 @@ pub(super) fn intent(state: &mut State, plan: &Plan, action: &Action) {
                 work.gate.sample_due = false;
             }
         }
+        Place::GateLook => {
+            if let Some(work) = state.work_mut(action.step.node) {
+                work.gate.looking = id;
+            }
+        }
         Place::DeployWatch(index) => {
             let watch = state.work_mut(action.step.node).and_then(|work| work.deploys.get_mut(&index));
             if let Some(watch) = watch.and_then(|deploy| deploy.watch.as_mut()) {
@@ -134,6 +139,20 @@ pub(super) fn returned(state: &mut State, plan: &Plan, id: ActionId, result: &Ac
             {
                 work.gate.sampling = None;
                 work.gate.samples = Some(samples(result));
+            }
+        }
+        Place::GateLook => {
+            if let (Some(work), ActionKind::Observe { environment, service, .. }) =
+                (state.work_mut(node), &action.kind)
+                && work.gate.looking == Some(id)
+            {
+                work.gate.looking = None;
+                let seen = match result {
+                    ActionResult::Done(Answer::Observed(seen)) => crate::approval::seen(seen),
+                    // Who can't be asked now is asked when the stage begins; nothing can be said of a difference.
+                    _ => crate::approval::nothing_known(),
+                };
+                work.gate.seen.insert((environment.clone(), service.clone()), seen);
             }
         }
         Place::DeployWatch(index) => {

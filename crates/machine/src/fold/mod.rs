@@ -26,6 +26,9 @@ use verdicts::verdict;
 /// Index that marks the samples of a gate, which belong to no step.
 pub(crate) const GATE_SAMPLE: u32 = u32::MAX;
 
+/// Index that marks what a gate finds where the stages behind it deploy.
+pub(crate) const GATE_LOOK: u32 = u32::MAX - 1;
+
 pub(crate) fn apply(state: &mut State, plan: &Plan, record: &Record) {
     match record {
         Record::Opened { at_ms, resumed, .. } => opened(state, *at_ms, *resumed),
@@ -83,14 +86,28 @@ pub(crate) fn apply(state: &mut State, plan: &Plan, record: &Record) {
             timer_set(state, plan, timer, *due_ms);
         }
         Record::TimerCleared { timer } => state.clear_timer(timer),
-        Record::ApprovalAsked { node, by, quorum, expires_at_ms, .. } => {
+        Record::ApprovalAsked { node, by, quorum, effect_hash, expires_at_ms } => {
+            state.asking.insert(*node);
+            let is_gate = matches!(plan.node(*node).map(|node| &node.kind), Some(NodeKind::Gate(_)));
             if let Some(work) = state.work_mut(Some(*node)) {
-                work.gate.approvals.push(ApprovalState {
+                let asked = ApprovalState {
                     by: by.clone(),
                     quorum: *quorum,
                     given: Default::default(),
                     expired: false,
+                    effect_hash: effect_hash.clone(),
+                };
+                // What it would let pass is another thing by now: those who had approved are asked again.
+                let void = work.gate.approvals.iter_mut().find(|before| {
+                    is_gate
+                        && before.by == *by
+                        && before.quorum == *quorum
+                        && before.effect_hash != *effect_hash
                 });
+                match void {
+                    Some(before) => *before = asked,
+                    None => work.gate.approvals.push(asked),
+                }
                 if let Some(deploy) = current_deploy(work) {
                     deploy.cursor.approval_asked = true;
                 }
@@ -184,6 +201,7 @@ pub(crate) enum Place {
     Lock,
     Unlock,
     GateSample,
+    GateLook,
     DeployWatch(u32),
     Deploy(u32),
     UndoFlag,
@@ -197,6 +215,7 @@ pub(crate) fn place(state: &State, plan: &Plan, action: &Action) -> Place {
         ActionKind::Lock { .. } => return Place::Lock,
         ActionKind::Unlock { .. } => return Place::Unlock,
         ActionKind::Measure { .. } if step.index == GATE_SAMPLE => return Place::GateSample,
+        ActionKind::Observe { .. } if step.index == GATE_LOOK => return Place::GateLook,
         _ => {}
     }
     let work = state.work(step.node);

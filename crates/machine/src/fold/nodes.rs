@@ -78,6 +78,9 @@ pub(super) fn node_finished(
     node.outcome = Some(outcome);
     node.reason.clone_from(reason);
     if let Some(work) = &mut node.work {
+        let by_people =
+            outcome == Outcome::Succeeded && !work.gate.overridden && !work.gate.approvals.is_empty();
+        node.approved = by_people.then(|| Box::new(std::mem::take(&mut work.gate.seen)));
         let undoable = !work.deploys.is_empty()
             || !work.flags_were.is_empty()
             || steps_of(plan, Some(id), Block::Main)
@@ -114,6 +117,11 @@ pub(super) fn node_finished(
     state.mark_next_ready(plan.max_parallel);
     if !state.rollbacks.is_empty() {
         state.wake_rollbacks();
+    }
+    // An output of this stage may be part of what an approval lets pass.
+    state.asking.remove(&id);
+    for asking in state.asking.clone() {
+        state.mark(Some(asking));
     }
     if state.finished == state.nodes.len() {
         state.mark(None);

@@ -8,11 +8,13 @@ use cdpipe_model::{Fault, NodeId, Outcome};
 
 pub(super) fn signalled(state: &mut State, plan: &Plan, signal: &Signal) {
     match signal {
-        Signal::Approve { node, by } => {
+        Signal::Approve { node, by, person, effect_hash } => {
+            let person = if person.is_empty() { by } else { person };
             if let Some(work) = state.work_mut(Some(*node)) {
                 for approval in &mut work.gate.approvals {
-                    if approval.by.is_empty() || approval.by.contains(by) {
-                        approval.given.insert(by.clone());
+                    let may = approval.by.is_empty() || approval.by.contains(by);
+                    if may && (effect_hash.is_empty() || *effect_hash == approval.effect_hash) {
+                        approval.given.insert(person.clone());
                     }
                 }
             }

@@ -1,5 +1,6 @@
 //! The machine against a small simulated world: invariants after every effect, a fault at every action, a fold at every position.
 
+mod approvals;
 mod plans;
 mod properties;
 mod rollback;
@@ -292,7 +293,12 @@ fn a_gate_waits_for_its_people() {
     assert_eq!(driver.machine.waiting().as_deref(), Some("2 approvals of n0 by ops, dev"));
     let approve = |by: &str| Record::Signalled {
         at_ms: 2_000,
-        signal: Signal::Approve { node: NodeId(0), by: by.into() },
+        signal: Signal::Approve {
+            node: NodeId(0),
+            by: by.into(),
+            person: String::new(),
+            effect_hash: String::new(),
+        },
     };
     driver.feed(approve("mallory"));
     driver.feed(approve("ops"));

@@ -293,7 +293,12 @@ impl<'a> Story<'a> {
         self.wait(65_000);
         self.record(Record::Signalled {
             at_ms: self.now_ms,
-            signal: Signal::Approve { node: RELEASE, by: "grace".into() },
+            signal: Signal::Approve {
+                node: RELEASE,
+                by: "grace".into(),
+                person: String::new(),
+                effect_hash: String::new(),
+            },
         });
         self.record(Record::NodeFinished { node: RELEASE, outcome: Outcome::Succeeded, reason: None });
     }
