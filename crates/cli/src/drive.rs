@@ -31,6 +31,12 @@ use tokio::sync::{oneshot, watch};
 /// How long the supervisor of commands may take to end after the run: it has nothing to wait for.
 const SUPERVISOR_ENDS_WITHIN: Duration = Duration::from_secs(2);
 
+/// The variable that says how long a lock lasts without being renewed.
+const LEASE_VARIABLE: &str = "CDPIPE_LEASE";
+
+/// What it may be: a shorter one is lost to a busy machine, a longer one keeps others waiting for a dead owner.
+const LEASE_MS: std::ops::RangeInclusive<u64> = 1_000..=600_000;
+
 /// How progress is shown; arguments of every command that drives a run.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct ShowArgs {
@@ -108,6 +114,7 @@ pub(crate) fn drive(
     let options = Options {
         wait: show.wait || people.is_some(),
         ask: people.as_ref().map(|people| people.ask()),
+        lease_ms: lease_ms()?,
         ..Options::new(&state::user_at_host(), interrupts)
     };
     let engine = Engine {
@@ -148,6 +155,34 @@ pub(crate) fn drive(
         ));
     }
     Ok(end.exit_code())
+}
+
+/// How long a lock lasts without being renewed: `$CDPIPE_LEASE`, where it is set.
+fn lease_ms() -> Result<Option<u64>, Failure> {
+    let Some(text) = std::env::var_os(LEASE_VARIABLE).filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    let text = text.to_string_lossy();
+    let ms = text.strip_suffix("ms").map(|number| (number, 1)).or_else(|| {
+        let (number, unit) = text.split_at_checked(text.len() - 1)?;
+        Some((
+            number,
+            match unit {
+                "s" => 1_000,
+                "m" => 60_000,
+                _ => return None,
+            },
+        ))
+    });
+    let ms = ms.and_then(|(number, factor)| number.parse::<u64>().ok()?.checked_mul(factor));
+    match ms.filter(|ms| LEASE_MS.contains(ms)) {
+        Some(ms) => Ok(Some(ms)),
+        None => Err(Failure::new(
+            &failure::BAD_ARGUMENT,
+            format!("`{LEASE_VARIABLE}={text}` is no duration from 1s to 10m"),
+        )
+        .help(format!("write `{LEASE_VARIABLE}=30s`, which it is without it"))),
+    }
 }
 
 /// TLS for whatever speaks it. Costs nothing that is not used.
@@ -393,9 +428,11 @@ fn listen(keyboard: &Keyboard, shared: &Shared, over: &AtomicBool, store: &Store
                     let _ = question.answer.send(verdict);
                 }
             }
-            PromptKind::Approval { node, by } => {
+            PromptKind::Approval { node, by, effect_hash } => {
                 let signal = match key {
-                    'y' => Signal::Approve { node, by },
+                    'y' => {
+                        Signal::Approve { node, person: crate::people::person_of(&by, &me), by, effect_hash }
+                    }
                     'n' => Signal::Reject { node, by, reason: String::new() },
                     _ => continue,
                 };
@@ -415,7 +452,7 @@ struct Prompt {
 
 enum PromptKind {
     Question,
-    Approval { node: cdpipe_model::NodeId, by: String },
+    Approval { node: cdpipe_model::NodeId, by: String, effect_hash: String },
 }
 
 /// What is asked now, if anything; it is shown below everything else.
@@ -429,14 +466,14 @@ fn prompt(screen: &mut Screen, me: &str) -> Option<Prompt> {
         let waiting = state.nodes.iter().enumerate().find_map(|(at, node)| {
             let approval = node.approval.as_ref()?;
             let by = crate::people::name_for(&approval.by, me)?;
-            if approval.given.contains(&by) {
+            if approval.given.contains(&crate::people::person_of(&by, me)) {
                 return None;
             }
-            Some((cdpipe_model::NodeId(u32::try_from(at).ok()?), by))
+            Some((cdpipe_model::NodeId(u32::try_from(at).ok()?), by, approval.effect_hash.clone()))
         });
-        waiting.map(|(node, by)| Prompt {
+        waiting.map(|(node, by, effect_hash)| Prompt {
             text: format!("approve {} as {by}? [y/n]", state.name(Some(node))),
-            kind: PromptKind::Approval { node, by },
+            kind: PromptKind::Approval { node, by, effect_hash },
         })
     };
     terminal.ask(prompt.as_ref().map(|prompt| prompt.text.clone()));

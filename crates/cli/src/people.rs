@@ -12,6 +12,11 @@ pub(crate) fn name_for(by: &[String], me: &str) -> Option<String> {
     by.iter().find(|name| groups.contains(name)).cloned()
 }
 
+/// The person who approves in this name: the user, where it is the name of a group of theirs; else whoever is named.
+pub(crate) fn person_of(by: &str, me: &str) -> String {
+    if by != me && groups().iter().any(|group| group == by) { me.to_owned() } else { by.to_owned() }
+}
+
 /// Names of the groups that the user is in; asked once.
 fn groups() -> &'static [String] {
     static GROUPS: std::sync::OnceLock<Vec<String>> = std::sync::OnceLock::new();

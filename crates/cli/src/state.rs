@@ -134,13 +134,21 @@ pub(crate) struct Meant {
     pub node: Option<NodeId>,
 }
 
-/// Reads `[RUN] [STAGE]`. One word alone is a run if it names one, else a stage of the only unfinished run.
-pub(crate) fn meant(store: &Store, words: &[String]) -> Result<Meant, Failure> {
+/// Reads `[RUN] [STAGE]`. One word alone is a run if it names one, else a stage of the only unfinished run, or with `or_last` of the
+/// last one if none is unfinished.
+pub(crate) fn meant(store: &Store, words: &[String], or_last: bool) -> Result<Meant, Failure> {
+    let only = || match store.unfinished()?.is_empty() && or_last {
+        true => match store.runs(1)?.pop() {
+            Some(run) => Ok(run),
+            None => only_unfinished(store),
+        },
+        false => only_unfinished(store),
+    };
     let (run, name) = match words {
-        [] => (only_unfinished(store)?, None),
+        [] => (only()?, None),
         [word] => match store.runs_like(word)?.len() {
             0 => (
-                only_unfinished(store).map_err(|failure| {
+                only().map_err(|failure| {
                     if store.unfinished().is_ok_and(|list| list.is_empty()) { no_run(word) } else { failure }
                 })?,
                 Some(word),

@@ -65,6 +65,8 @@ pub struct Options {
     pub interrupts: watch::Receiver<u32>,
     /// How long effects under way may take to come back after an interrupt.
     pub interrupt_grace_ms: u64,
+    /// How long a lock lasts without being renewed, instead of what the run's records say: an owner that is silent for that long loses it.
+    pub lease_ms: Option<u64>,
     /// Asked about effects of which nobody knows whether they were done; without it their `on_interrupt` decides.
     pub ask: Option<Ask>,
 }
@@ -72,7 +74,14 @@ pub struct Options {
 impl Options {
     /// Waits for people, asks nobody, gives effects ten seconds.
     pub fn new(who: &str, interrupts: watch::Receiver<u32>) -> Self {
-        Self { who: who.to_owned(), wait: true, interrupts, interrupt_grace_ms: 10_000, ask: None }
+        Self {
+            who: who.to_owned(),
+            wait: true,
+            interrupts,
+            interrupt_grace_ms: 10_000,
+            lease_ms: None,
+            ask: None,
+        }
     }
 }
 
@@ -211,7 +220,8 @@ impl Engine {
         let owner =
             LockOwner { run: header.run.clone(), who: self.options.who.clone(), pid: std::process::id() };
         let leases =
-            Leases::new(owner, Arc::clone(&ports), self.locks, Arc::clone(&self.clock), Arc::clone(&journal));
+            Leases::new(owner, Arc::clone(&ports), self.locks, Arc::clone(&self.clock), Arc::clone(&journal))
+                .with_lease(self.options.lease_ms);
         if last_seq > 0 {
             notes.builtin.set_resumed();
         }

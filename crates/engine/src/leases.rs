@@ -28,6 +28,8 @@ pub(crate) struct Leases {
     named: Arc<dyn NamedLocks>,
     clock: Arc<dyn Clock>,
     journal: Arc<dyn Journal>,
+    /// Instead of what is asked for.
+    lease_ms: Option<u64>,
     state: Mutex<State>,
     bell: Bell,
 }
@@ -67,7 +69,21 @@ impl Leases {
         clock: Arc<dyn Clock>,
         journal: Arc<dyn Journal>,
     ) -> Self {
-        Self { owner, ports, named, clock, journal, state: Mutex::default(), bell: Bell::default() }
+        Self {
+            owner,
+            ports,
+            named,
+            clock,
+            journal,
+            lease_ms: None,
+            state: Mutex::default(),
+            bell: Bell::default(),
+        }
+    }
+
+    /// The same, with this length of every lease instead of what is asked for.
+    pub(crate) fn with_lease(self, lease_ms: Option<u64>) -> Self {
+        Self { lease_ms, ..self }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -121,6 +137,7 @@ impl Leases {
         lease_ms: u64,
         call: Call<'_>,
     ) -> Result<u64, Fault> {
+        let lease_ms = self.lease_ms.unwrap_or(lease_ms);
         let node = call.step.node;
         let give_up_ms =
             self.clock.now_ms().saturating_add(u64::try_from(call.deadline.as_millis()).unwrap_or(u64::MAX));
@@ -256,7 +273,7 @@ impl Leases {
     fn left_ms(&self, key: &LockKey, give_up_ms: u64, why: &str) -> Result<u64, Fault> {
         match give_up_ms.saturating_sub(self.clock.now_ms()) {
             0 => Err(Fault::new("timed-out", format!("lock {} was not free in time: {why}", name_of(key)))
-                .help("`cdpipe runs` shows who holds it; `cdpipe unlock` frees it if its owner is dead")),
+                .help("`cdpipe locks` shows who holds it; `cdpipe unlock` frees it if its owner is dead")),
             left_ms => Ok(left_ms),
         }
     }
@@ -318,9 +335,10 @@ impl Leases {
         }
         let noted = self.journal.epochs()?;
         for (key, was) in inherited {
+            let lease_ms = self.lease_ms.unwrap_or(was.lease_ms);
             let renewed_at_ms = self.clock.now_ms();
             let before = noted.get(key).copied().unwrap_or(was.epoch);
-            let epoch = match self.renew(key, was.node, was.lease_ms).await {
+            let epoch = match self.renew(key, was.node, lease_ms).await {
                 // One more than ours: it had ended, and nobody but us has taken it since.
                 Ok(epoch) if epoch <= before + 1 => epoch,
                 Ok(_) => {
@@ -335,7 +353,7 @@ impl Leases {
                 Err(_unreachable) => before,
             };
             self.journal.note_epoch(key, epoch).await?;
-            let held = Held { node: was.node, epoch: Some(epoch), lease_ms: was.lease_ms, renewed_at_ms };
+            let held = Held { node: was.node, epoch: Some(epoch), lease_ms, renewed_at_ms };
             self.state().held.insert(key.clone(), held);
         }
         self.bell.ring();
@@ -457,7 +475,7 @@ impl Leases {
 
     async fn lose(&self, key: &LockKey, node: Option<NodeId>, why: &str) {
         let fault = Fault::new("lock-lost", format!("lock {} was lost: {why}", name_of(key)))
-            .help("nothing more is changed there by this run; see who holds it with `cdpipe runs`");
+            .help("nothing more is changed there by this run; see who holds it with `cdpipe locks`");
         tracing::warn!(%fault, "a lock was lost");
         {
             let mut state = self.state();

@@ -1,8 +1,9 @@
 //! Locks as leases: files that say who holds what until when, changed only under a file lock.
 //!
 //! A lease outlives the process that took it, on purpose: a run that was interrupted holds what it was changing until someone resumes
-//! it. It is taken over only after it has expired and its owner is surely gone: its process has ended on this machine, or the lease
-//! expired so long ago that an engine which was only slow would have noticed. The epoch grows with each new owner and is kept when the
+//! it. It is taken over only after it has expired and its owner is gone: its process has ended on this machine, or it has not renewed
+//! the lease for as long again as the lease lasts (it renews three times in that time). One that was stopped and goes on after that is
+//! told from the new owner by the epoch, which every change of the target shows. The epoch grows with each new owner and is kept when the
 //! lock is given back, so a writer of before can always be told from one of now.
 
 use crate::clock::now_ms;
@@ -17,14 +18,15 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// A lease that expired so long ago may be taken over whatever can be known of its owner.
+/// A lease that was written without its length, and expired so long ago, may be taken over whatever can be known of its owner.
 const LONG_AGO_MS: u64 = 10 * 60 * 1000;
 
 /// Leases that lie in one folder: those of a target, or the named ones of a state directory.
 #[derive(Debug, Clone)]
 pub struct Leases {
     folder: PathBuf,
-    long_ago_ms: u64,
+    /// Instead of the length of the lease.
+    long_ago_ms: Option<u64>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -35,6 +37,9 @@ struct Lease {
     /// Never falls.
     epoch: u64,
     held: Option<LockState>,
+    /// How long it lasts without being renewed.
+    #[serde(default)]
+    lease_ms: Option<u64>,
     /// The owner's process, if it could be seen from where the lease was taken.
     process: Option<ProcessRef>,
 }
@@ -42,13 +47,13 @@ struct Lease {
 impl Leases {
     /// Leases in this folder; it is made when it is needed.
     pub fn new(folder: PathBuf) -> Self {
-        Self { folder, long_ago_ms: LONG_AGO_MS }
+        Self { folder, long_ago_ms: None }
     }
 
     /// The same, with another idea of how long ago is long: for tests.
     #[must_use]
     pub fn with_long_ago(mut self, long_ago: Duration) -> Self {
-        self.long_ago_ms = millis(long_ago);
+        self.long_ago_ms = Some(millis(long_ago));
         self
     }
 
@@ -87,7 +92,8 @@ impl Leases {
                     _ => false,
                 };
                 let expired = now >= held.expires_ms;
-                let long_ago = now >= held.expires_ms.saturating_add(self.long_ago_ms);
+                let silence_ms = self.long_ago_ms.or(found.lease_ms).unwrap_or(LONG_AGO_MS);
+                let long_ago = now >= held.expires_ms.saturating_add(silence_ms);
                 if !(expired && (gone || long_ago)) {
                     let note = if expired {
                         "its lease has expired, but its process may still be at work"
@@ -113,7 +119,14 @@ impl Leases {
         let epoch = found.epoch;
         write_json(
             &path,
-            &Lease { format: FORMAT, name: describe(key), epoch, held: Some(state), process: me },
+            &Lease {
+                format: FORMAT,
+                name: describe(key),
+                epoch,
+                held: Some(state),
+                lease_ms: Some(millis(lease)),
+                process: me,
+            },
             Durability::Synced,
         )?;
         Ok(epoch)
@@ -173,6 +186,15 @@ impl Leases {
     pub fn owner(&self, key: &LockKey) -> Result<Option<LockState>, Fault> {
         Ok(read_json::<Lease>(&self.folder.join(format!("{}.json", name(key)?)))?
             .and_then(|lease| lease.held))
+    }
+
+    /// The epoch of whoever took the lease last; 0 if nobody ever did.
+    ///
+    /// # Errors
+    /// `state-unreadable`.
+    pub fn epoch(&self, key: &LockKey) -> Result<u64, Fault> {
+        let lease = read_json::<Lease>(&self.folder.join(format!("{}.json", name(key)?)))?;
+        Ok(lease.map_or(0, |lease| lease.epoch))
     }
 
     async fn open(

@@ -8,6 +8,7 @@ mod down;
 mod explain;
 mod fmt;
 mod graph;
+mod locks;
 mod logs;
 mod plan;
 mod proxy;
@@ -66,7 +67,9 @@ pub(crate) enum Command {
     Rollback(rollback::Args),
     /// Stop what a pipeline deployed on this machine.
     Down(down::Args),
-    /// Show who holds which lock, and open one whose owner is gone.
+    /// Show who holds which lock, and who waits for it.
+    Locks(locks::Args),
+    /// Open a lock whose owner is gone.
     Unlock(unlock::Args),
     /// Look whether this machine has what runs need.
     Doctor(doctor::Args),
@@ -103,6 +106,7 @@ impl Command {
             Command::Cancel(args) => signal::cancel(args, ui),
             Command::Rollback(args) => rollback::run(args, ui),
             Command::Down(args) => down::run(args, ui),
+            Command::Locks(args) => locks::run(args, ui),
             Command::Unlock(args) => unlock::run(args, ui),
             Command::Doctor(args) => doctor::run(args, ui),
             Command::Explain(args) => explain::run(args, ui),

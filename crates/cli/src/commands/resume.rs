@@ -6,8 +6,8 @@ use crate::failure::{self, Failure};
 use crate::state;
 use crate::ui::Ui;
 use cdpipe_engine::{RunState, Store};
-use cdpipe_model::RunId;
 use cdpipe_model::record::Signal;
+use cdpipe_model::{Outcome, RunId};
 use std::sync::Arc;
 
 /// Lines of a difference that are shown.
@@ -40,6 +40,14 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> Ended {
             ui.print(&format!("run {} goes on\n", run.run));
             return Ok(0);
         }
+    }
+    if run.state == RunState::Finished(Outcome::RollbackFailed) {
+        if !args.accept_changes {
+            unchanged(&store, &run.run)?;
+        }
+        // The way back failed, and someone has mended what was in its way.
+        store.reopen(&run.run, Signal::Continue { by: state::user() })?;
+        return drive::resume(&store, &run.run, &args.show, ui);
     }
     runs::resumable(&run)?;
     go_on(&store, &run.run, args.accept_changes, &args.show, ui)

@@ -10,9 +10,10 @@ use crate::saved::SavedPlan;
 use crate::state;
 use crate::ui::Ui;
 use crate::wiring;
-use cdpipe_engine::{RunState, RunSummary, Store};
+use cdpipe_engine::{RunState, RunSummary, Store, StoreError};
 use cdpipe_model::RunId;
 use cdpipe_model::plan::{Concurrency, NodeKind, Plan, StepKind};
+use cdpipe_model::ports::LockOwner;
 use cdpipe_model::record::{JOURNAL_VERSION, RunHeader, Signal};
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
@@ -73,13 +74,17 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> Ended {
         saved.check_seen(&preview::ask(preview::preview(&plan, &wiring.ports))?)?;
     }
     let store = Store::open(&dir)?;
-    if let Some(run) = settle_unfinished(&store, &file, &plan, args, ui)? {
+    let run = state::new_run_id();
+    // Held until the run has begun: of several that are started at once, one after the other looks and begins.
+    let line = Line::stand(&store, &file, &run);
+    if let Some(run) = settle_unfinished(&line, &plan, args, ui)? {
+        drop(line);
         return resume::go_on(&store, &run, false, &args.show, ui);
     }
     let header = Arc::new(RunHeader {
         journal_version: JOURNAL_VERSION,
         cdpipe_version: env!("CARGO_PKG_VERSION").to_owned(),
-        run: state::new_run_id(),
+        run,
         started_at_ms: crate::times::now_ms(),
         started_by: state::user_at_host(),
         file: file.display().to_string(),
@@ -88,6 +93,7 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> Ended {
         git,
     });
     let journal = store.begin(&header)?;
+    drop(line);
     drive::drive(What::New(header), journal, &store, wiring, &args.show, ui)
 }
 
@@ -103,65 +109,125 @@ fn must_last(plan: &Plan) -> bool {
     lasting
 }
 
-/// Makes sure that no unfinished run of this pipeline is left: waits for it, ends it, or says what to do. At a terminal it asks, and
-/// answers the run that is to be gone on with instead.
-fn settle_unfinished(
-    store: &Store,
-    file: &Path,
-    plan: &Plan,
-    args: &Args,
-    ui: &Ui,
-) -> Result<Option<RunId>, Failure> {
-    let path = file.display().to_string();
-    for run in store.unfinished_of(&path)? {
+/// The line of those who want to begin a run of one pipeline; leaving it is dropping this.
+struct Line<'a> {
+    store: &'a Arc<Store>,
+    file: String,
+    name: String,
+    owner: LockOwner,
+}
+
+impl<'a> Line<'a> {
+    fn stand(store: &'a Arc<Store>, file: &Path, run: &RunId) -> Self {
+        let file = file.display().to_string();
+        let owner = LockOwner { run: run.clone(), who: state::user_at_host(), pid: std::process::id() };
+        Self { store, name: format!("pipeline/{file}"), file, owner }
+    }
+
+    /// Who is before us, if anyone; asked again and again it keeps our place.
+    fn before(&self) -> Result<Option<LockOwner>, Failure> {
+        Ok(self.store.line_up_now(&self.name, &self.owner)?)
+    }
+}
+
+impl Drop for Line<'_> {
+    fn drop(&mut self) {
+        // Where it can't be written, nobody is kept waiting for long: a place that is not asked for again is lost.
+        let _ = self.store.leave_line_now(&self.name, &self.owner.run);
+    }
+}
+
+/// Makes sure that it is our turn and no unfinished run of this pipeline is left: waits for it, ends it, or says what to do. At a
+/// terminal it asks, and answers the run that is to be gone on with instead.
+fn settle_unfinished(line: &Line<'_>, plan: &Plan, args: &Args, ui: &Ui) -> Result<Option<RunId>, Failure> {
+    let mut told = None;
+    let mut tell = |about: &RunId, text: String| {
+        if told.as_ref() != Some(about) {
+            ui.note(&text);
+            told = Some(about.clone());
+        }
+    };
+    loop {
+        if let Some(before) = line.before()? {
+            if plan.concurrency == Concurrency::Fail {
+                return Err(Failure::new(
+                    &failure::UNFINISHED,
+                    format!("run {} of {} is about to begin this pipeline", before.run, before.who),
+                ));
+            }
+            tell(&before.run, format!("run {} of {} waits before this one\n", before.run, before.who));
+            std::thread::sleep(LOOK_EVERY);
+            continue;
+        }
+        let Some(run) = line.store.unfinished_of(&line.file)?.into_iter().next() else { return Ok(None) };
         if run.state == RunState::Running {
             match plan.concurrency {
-                Concurrency::Queue => {
-                    ui.note(&format!("run {} of this pipeline is under way; waiting for its end\n", run.run));
-                }
+                Concurrency::Queue => tell(
+                    &run.run,
+                    format!("run {} of this pipeline is under way; waiting for its end\n", run.run),
+                ),
                 Concurrency::CancelPrevious => {
-                    let reason = "a newer run was started".to_owned();
-                    store.send(&run.run, Signal::Cancel { by: state::user(), reason })?;
-                    ui.note(&format!("run {} of this pipeline is cancelled; waiting for its end\n", run.run));
+                    cancel(line.store, &run)?;
+                    tell(
+                        &run.run,
+                        format!("run {} of this pipeline is cancelled; waiting for its end\n", run.run),
+                    );
+                    // Told once; it hears it once, too.
+                    while line.store.run(&run.run)?.state == RunState::Running {
+                        line.before()?;
+                        std::thread::sleep(LOOK_EVERY);
+                    }
                 }
                 Concurrency::Fail => return Err(unfinished(&run, "is under way").help(runs::way_on(&run))),
             }
-            while store.run(&run.run)?.state == RunState::Running {
-                std::thread::sleep(LOOK_EVERY);
-            }
-        }
-        let now = store.run(&run.run)?;
-        if !now.state.is_resumable() {
+            std::thread::sleep(LOOK_EVERY);
             continue;
         }
         if args.abandon {
-            let ended = runs::give_up(store, &now.run)?;
-            ui.note(&format!("run {} is given up; what it did stays as it is{ended}\n", now.run));
+            let ended = runs::give_up(line.store, &run.run)?;
+            ui.note(&format!("run {} is given up; what it did stays as it is{ended}\n", run.run));
             continue;
         }
-        let what = match &now.state {
+        if plan.concurrency == Concurrency::CancelPrevious {
+            // Nobody drives it, so it is ended from here: what it has begun is undone.
+            ui.note(&format!("run {} of this pipeline is cancelled\n", run.run));
+            cancel(line.store, &run)?;
+            drive::resume(line.store, &run.run, &args.show, ui)?;
+            if line.store.run(&run.run)?.state.is_unfinished() {
+                return Err(unfinished(&run, "could not be cancelled").help(runs::way_on(&run)));
+            }
+            continue;
+        }
+        let what = match &run.state {
             RunState::Suspended { waiting } => format!("waits: {waiting}"),
             RunState::Crashed => "was cut off".to_owned(),
             _ => "was interrupted".to_owned(),
         };
         if ui.err.terminal && std::io::stdin().is_terminal() && !args.show.is_for_programs() {
-            match choice(&now, &what, ui) {
-                Choice::Resume => return Ok(Some(now.run)),
+            match choice(&run, &what, ui) {
+                Choice::Resume => return Ok(Some(run.run)),
                 Choice::Abandon => {
-                    let ended = runs::give_up(store, &now.run)?;
-                    ui.note(&format!("run {} is given up; what it did stays as it is{ended}\n", now.run));
+                    let ended = runs::give_up(line.store, &run.run)?;
+                    ui.note(&format!("run {} is given up; what it did stays as it is{ended}\n", run.run));
                     continue;
                 }
                 Choice::Neither => {}
             }
         }
-        return Err(unfinished(&now, &what).help(format!(
+        return Err(unfinished(&run, &what).help(format!(
             "`cdpipe resume {}` goes on with it\n`cdpipe run {} --abandon` gives it up and starts anew",
-            now.run,
-            file.display()
+            run.run, line.file
         )));
     }
-    Ok(None)
+}
+
+fn cancel(store: &Store, run: &RunSummary) -> Result<(), Failure> {
+    let reason = "a newer run was started".to_owned();
+    match store.send(&run.run, Signal::Cancel { by: state::user(), reason }) {
+        // It has come to its end meanwhile, which is as good.
+        Ok(_) | Err(StoreError::Over { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// What a person wants of an unfinished run.

@@ -6,10 +6,10 @@ use crate::failure::{self, Failure};
 use crate::history;
 use crate::state::{self, Meant};
 use crate::ui::Ui;
-use cdpipe_engine::Store;
+use cdpipe_engine::{RunState, Store};
 use cdpipe_model::NodeId;
 use cdpipe_model::record::Signal;
-use cdpipe_report::state::RunState;
+use cdpipe_report::state::RunState as Folded;
 
 /// `[RUN] [STAGE]` and who asks.
 #[derive(Debug, clap::Args)]
@@ -70,6 +70,8 @@ pub(crate) struct Promote {
 pub(crate) struct Retry {
     #[command(flatten)]
     target: Target,
+    #[command(flatten)]
+    show: ShowArgs,
 }
 
 /// Arguments of `cdpipe cancel`.
@@ -108,7 +110,29 @@ pub(crate) fn approve(args: &Approve, ui: &Ui) -> Ended {
         .help(format!("`cdpipe status {}` shows what it does", asked.meant.run.run)));
     }
     let by = asked.approver(node, args.target.by.is_some())?;
-    asked.send(Signal::Approve { node, by }, "approved", Some(node), ui)
+    let me = state::user();
+    let person = crate::people::person_of(&by, &me);
+    let approval = asked.state.nodes.get(node.0 as usize).and_then(|now| now.approval.as_ref());
+    let (given, quorum, effect_hash) = approval.map_or_else(Default::default, |approval| {
+        (approval.given.as_slice(), approval.quorum, approval.effect_hash.clone())
+    });
+    if given.contains(&person) {
+        let more = (quorum as usize).saturating_sub(given.len());
+        return Err(Failure::new(
+            &failure::NOT_POSSIBLE,
+            format!("`{person}` has approved `{}` already", asked.state.name(Some(node))),
+        )
+        .help(format!(
+            "{more} more of {} are needed",
+            approval.map_or_else(String::new, |approval| approval.by.join(", "))
+        )));
+    }
+    let done = if quorum > 1 {
+        format!("approved ({} of {quorum})", given.len() + 1)
+    } else {
+        "approved".to_owned()
+    };
+    asked.send(Signal::Approve { node, by, person, effect_hash }, &done, Some(node), ui)
 }
 
 /// Refuses an approval.
@@ -144,14 +168,39 @@ pub(crate) fn promote(args: &Promote, ui: &Ui) -> Ended {
     asked.send(signal, "promoted", Some(node), ui)
 }
 
-/// Tries a failed stage again.
+/// Tries a failed stage again. A run that has ended goes on from here; the exit code is its own then.
 pub(crate) fn retry(args: &Retry, ui: &Ui) -> Ended {
-    let asked = Asked::of(&args.target)?;
+    let asked = Asked::of_any(&args.target)?;
+    let run = &asked.meant.run;
     let failed = |now: &cdpipe_report::state::NodeState| {
         now.finished.as_ref().is_some_and(|finished| finished.outcome.exit_code() != 0)
     };
     let node = asked.node(|_, now| failed(now), "no stage has failed")?;
-    asked.send(Signal::Retry { node, by: asked.by.clone() }, "is tried again", Some(node), ui)
+    let name = asked.state.name(Some(node)).to_owned();
+    if !asked.state.nodes.get(node.0 as usize).is_some_and(failed) {
+        return Err(Failure::new(
+            &failure::NOT_POSSIBLE,
+            format!("`{name}` has not failed in run {}", run.run),
+        )
+        .help(format!("`cdpipe status {}` shows how its stages ended", run.run)));
+    }
+    let signal = Signal::Retry { node, by: asked.by.clone() };
+    if run.state.is_unfinished() {
+        return asked.send(signal, "is tried again", Some(node), ui);
+    }
+    if run.state == RunState::Abandoned {
+        return Err(asked.over());
+    }
+    // What came after it stands: an older run must not bring back what that has replaced.
+    if let Some(newer) = asked.store.newest_of(&run.file)?.filter(|newest| newest.run != run.run) {
+        return Err(Failure::new(
+            &failure::NOT_POSSIBLE,
+            format!("run {} of this pipeline was started after run {}", newer.run, run.run),
+        )
+        .help(format!("start a new one with `cdpipe run {}`", run.file)));
+    }
+    asked.store.reopen(&run.run, signal)?;
+    drive::resume(&asked.store, &run.run, &args.show, ui)
 }
 
 /// Stops a run and undoes what is under way.
@@ -171,21 +220,30 @@ pub(crate) fn cancel(args: &Cancel, ui: &Ui) -> Ended {
 struct Asked {
     store: std::sync::Arc<Store>,
     meant: Meant,
-    state: RunState,
+    state: Folded,
     by: String,
 }
 
 impl Asked {
     fn of(target: &Target) -> Result<Self, Failure> {
+        let asked = Self::read(target, false)?;
+        if asked.meant.run.state.is_unfinished() { Ok(asked) } else { Err(asked.over()) }
+    }
+
+    fn over(&self) -> Failure {
+        let run = &self.meant.run;
+        Failure::new(&failure::NOT_POSSIBLE, format!("run {} is over: {}", run.run, run.state.as_str()))
+            .help(format!("start a new one with `cdpipe run {}`", run.file))
+    }
+
+    /// Also of a run that is over; without a word it is the last one if none is under way.
+    fn of_any(target: &Target) -> Result<Self, Failure> {
+        Self::read(target, true)
+    }
+
+    fn read(target: &Target, or_last: bool) -> Result<Self, Failure> {
         let store = state::open_existing()?;
-        let meant = state::meant(&store, &target.words)?;
-        if !meant.run.state.is_unfinished() {
-            return Err(Failure::new(
-                &failure::NOT_POSSIBLE,
-                format!("run {} is over: {}", meant.run.run, meant.run.state.as_str()),
-            )
-            .help(format!("start a new one with `cdpipe run {}`", meant.run.file)));
-        }
+        let meant = state::meant(&store, &target.words, or_last)?;
         let (folded, _) = history::fold(&store, &meant.run.run)?;
         let by = target.by.clone().unwrap_or_else(state::user);
         Ok(Self { store, meant, state: folded, by })

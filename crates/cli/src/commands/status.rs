@@ -10,6 +10,7 @@ use cdpipe_model::plan::NodeKind;
 use cdpipe_report::style::Style;
 use cdpipe_report::{summary, terminal, words};
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 /// Arguments of `cdpipe status`.
 #[derive(Debug, clap::Args)]
@@ -49,7 +50,7 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> Ended {
     Ok(0)
 }
 
-fn show(store: &Store, run: &RunSummary, utc: bool, ui: &Ui) -> Result<(), crate::failure::Failure> {
+fn show(store: &Arc<Store>, run: &RunSummary, utc: bool, ui: &Ui) -> Result<(), crate::failure::Failure> {
     let look = ui.out;
     let style = Style { color: look.color, unicode: look.unicode };
     let now_ms = times::now_ms();
@@ -88,12 +89,44 @@ fn show(store: &Store, run: &RunSummary, utc: bool, ui: &Ui) -> Result<(), crate
             text.push_str(line.render(look.width, style).trim_end());
             text.push('\n');
         }
+        for line in waits_for_locks(store, &state)? {
+            text.push_str(&format!("  {}\n", look.yellow(&line)));
+        }
         if run.state != RunState::Running {
             text.push_str(&format!("\n  {}\n", look.cyan(&format!("cdpipe resume {}", run.run))));
         }
     }
     ui.print(&text);
     Ok(())
+}
+
+/// Locks that the run waits for, with who holds them.
+fn waits_for_locks(
+    store: &Arc<Store>,
+    state: &cdpipe_report::state::RunState,
+) -> Result<Vec<String>, crate::failure::Failure> {
+    use cdpipe_model::action::ActionKind;
+    use cdpipe_model::plan::LockKey;
+    let mut wanted = Vec::new();
+    for action in state.actions.values() {
+        let ActionKind::Lock { keys, .. } = &action.kind else { continue };
+        wanted.extend(keys.iter().map(|key| match key {
+            LockKey::Service { environment, service } => format!("{service} {environment}"),
+            LockKey::Named(name) => name.clone(),
+        }));
+    }
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let me = state.header.as_ref().map(|header| &header.run);
+    let held = super::locks::held(store)?;
+    let others = held.iter().filter(|lock| wanted.contains(&lock.name) && Some(&lock.state.owner.run) != me);
+    Ok(others
+        .map(|lock| {
+            let gone = if lock.alive { "" } else { ", which is gone" };
+            format!("waits for lock `{}`: {}{gone}", lock.name, super::unlock::seen(&lock.state))
+        })
+        .collect())
 }
 
 fn to_json(store: &Store, run: &RunSummary) -> Result<Value, crate::failure::Failure> {

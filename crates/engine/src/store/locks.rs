@@ -39,15 +39,7 @@ impl NamedLocks for Arc<Store> {
 
     fn leave<'a>(&'a self, name: &'a str, owner: &'a LockOwner) -> BoxFuture<'a, ()> {
         let (name, run) = (name.to_owned(), owner.run.clone());
-        let left = self.off_thread(move |store| {
-            store.transaction(|conn| {
-                conn.execute(
-                    "DELETE FROM lock_queue WHERE name = ?1 AND run = ?2",
-                    params![name, run.as_str()],
-                )
-                .map_err(|error| store.fault(&error))
-            })
-        });
+        let left = self.off_thread(move |store| store.leave_line_now(&name, &run));
         // If it can't be written we are out of the line after `QUEUE_SILENCE_MS` all the same.
         Box::pin(async move {
             let _ = left.await;
@@ -90,7 +82,11 @@ impl Store {
         })
     }
 
-    fn line_up_now(&self, name: &str, owner: &LockOwner) -> Result<Option<LockOwner>, StoreError> {
+    /// As `NamedLocks::line_up`, on this thread.
+    ///
+    /// # Errors
+    /// If the state can't be written.
+    pub fn line_up_now(&self, name: &str, owner: &LockOwner) -> Result<Option<LockOwner>, StoreError> {
         let now_ms = wall_ms();
         self.transaction(|conn| {
             let work = || -> Result<Option<LockOwner>, rusqlite::Error> {
@@ -114,6 +110,38 @@ impl Store {
             work().map_err(|error| self.fault(&error))
         })
         .map(|first| first.filter(|first| first.run != owner.run))
+    }
+
+    /// As `NamedLocks::leave`, on this thread.
+    ///
+    /// # Errors
+    /// If the state can't be written; then it is out of the line after `QUEUE_SILENCE_MS`.
+    pub fn leave_line_now(&self, name: &str, run: &RunId) -> Result<(), StoreError> {
+        self.transaction(|conn| {
+            conn.execute("DELETE FROM lock_queue WHERE name = ?1 AND run = ?2", params![name, run.as_str()])
+                .map(|_rows| ())
+                .map_err(|error| self.fault(&error))
+        })
+    }
+
+    /// Who waits in which line, each in the order of those who wait. The name of a line is what `line_up` was given: `name/LOCK`,
+    /// `service/ENVIRONMENT/SERVICE`, `pipeline/FILE`.
+    ///
+    /// # Errors
+    /// If the state can't be read.
+    pub fn waiting(&self) -> Result<Vec<(String, LockOwner)>, StoreError> {
+        let since_ms = wall_ms().saturating_sub(QUEUE_SILENCE_MS);
+        let conn = self.conn();
+        let read = || -> Result<Vec<(String, LockOwner)>, rusqlite::Error> {
+            conn.prepare_cached(
+                "SELECT name, run, who FROM lock_queue WHERE seen_ms >= ?1 ORDER BY name, ticket",
+            )?
+            .query_map([since_ms], |row| {
+                Ok((row.get(0)?, LockOwner { run: RunId(row.get(1)?), who: row.get(2)?, pid: 0 }))
+            })?
+            .collect()
+        };
+        read().map_err(|error| self.fault(&error))
     }
 
     fn acquire_now(

@@ -8,7 +8,7 @@ use super::writer::set_status;
 use crate::journal::Status;
 use cdpipe_model::record::{Record, Signal};
 use cdpipe_model::{Outcome, RunId};
-use rusqlite::{Row, params};
+use rusqlite::{OptionalExtension, Row, params};
 
 /// The process that drives a run, or did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -178,6 +178,49 @@ impl Store {
                 .map_err(fault)?;
             Ok(living_owner(conn, run_no).map_err(fault)?.is_some())
         })
+    }
+
+    /// Lets a run that has ended go on, with this signal as the first thing that it hears: a stage is tried again, or a rollback that
+    /// failed. It is interrupted then, and can be resumed. A run that succeeded or was given up stays as it is.
+    ///
+    /// # Errors
+    /// `UnknownRun`; `Over` if it can't go on; `Pruned`; or if the state can't be written.
+    pub fn reopen(&self, run: &RunId, signal: Signal) -> Result<(), StoreError> {
+        let letter =
+            serde_json::to_string(&Record::Signalled { at_ms: wall_ms(), signal }).map_err(|error| {
+                StoreError::Unreadable { run: run.clone(), seq: 0, detail: error.to_string() }
+            })?;
+        self.transaction(|conn| {
+            let fault = |error: rusqlite::Error| self.fault(&error);
+            let found: Option<(i64, String, Option<String>, bool)> = conn
+                .query_row(
+                    "SELECT no, status, outcome, pruned FROM runs WHERE id = ?1",
+                    [run.as_str()],
+                    |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
+                )
+                .optional()
+                .map_err(fault)?;
+            let (run_no, status, outcome, pruned) = found.ok_or_else(|| self.unknown(run))?;
+            if pruned {
+                return Err(StoreError::Pruned { run: run.clone() });
+            }
+            if status != "finished" || outcome.as_deref() == Some(Outcome::Succeeded.as_str()) {
+                return Err(StoreError::Over { run: run.clone(), status: outcome.unwrap_or(status) });
+            }
+            set_status(conn, run_no, &Status::Interrupted).map_err(fault)?;
+            conn.execute("INSERT INTO inbox (run, json) VALUES (?1, ?2)", params![run_no, letter])
+                .map(|_rows| ())
+                .map_err(fault)
+        })
+    }
+
+    /// The newest run of this pipeline file.
+    ///
+    /// # Errors
+    /// If the state can't be read.
+    pub fn newest_of(&self, file: &str) -> Result<Option<RunSummary>, StoreError> {
+        let sql = format!("SELECT {COLUMNS} WHERE file = ?1 ORDER BY no DESC LIMIT 1");
+        Ok(self.summaries(&sql, &[&file])?.pop())
     }
 
     /// Gives an unfinished run up. What it did stays as it is; its named locks are free.

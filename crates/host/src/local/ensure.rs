@@ -44,7 +44,7 @@ impl Local {
         let service = self.state.service(&spec.service)?;
         // Secrets first: without them nothing should be changed.
         let handover = self.handover(call, spec, extra_env).await?;
-        let _lock = self.change(call, &service).await?;
+        let _lock = self.change(call, &spec.service, &service).await?;
         let (release, mut record) = {
             let (this, service, spec, effect) =
                 (self.clone_for_task(), service.clone(), spec.clone(), call.effect.clone());

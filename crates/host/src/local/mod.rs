@@ -106,7 +106,7 @@ impl Local {
         if !state.folder().exists() {
             return Ok(0);
         }
-        let lock = self.change(call, &state).await?;
+        let lock = self.change(call, service, &state).await?;
         let mut ended = 0;
         for (release, record) in state.releases()? {
             ended += self.end_release(call, &release, record).await?;
@@ -116,12 +116,36 @@ impl Local {
         Ok(ended)
     }
 
-    /// Takes the lock under which a service is changed, and clears away what a killed cdpipe left half done.
-    async fn change(&self, call: Call<'_>, service: &ServiceState) -> Result<FileLock, Fault> {
+    /// Takes the lock under which a service is changed, refuses an owner of before, and clears away what a killed cdpipe left half done.
+    async fn change(
+        &self,
+        call: Call<'_>,
+        name: &ServiceName,
+        service: &ServiceState,
+    ) -> Result<FileLock, Fault> {
         make_folder(&service.releases_folder())?;
         let lock = FileLock::wait(&service.lock(), call.deadline, call.cancel).await?;
+        self.fence(call, name)?;
         service.sweep();
         Ok(lock)
+    }
+
+    /// Refuses a run whose lock someone else has taken since. Looked at under the lock of the service, so what an owner of before still
+    /// writes comes before anything that the new one does, or not at all. Epoch 0 says that the caller works without a lock.
+    fn fence(&self, call: Call<'_>, service: &ServiceName) -> Result<(), Fault> {
+        let environment = self.config.environment.clone();
+        let newest = self.leases.epoch(&LockKey::Service { environment, service: service.clone() })?;
+        if call.epoch == 0 || call.epoch >= newest {
+            return Ok(());
+        }
+        Err(Fault::new(
+            "stale-epoch",
+            format!(
+                "the lock of {service} in {} was taken by someone else since (epoch {newest}, ours is {}): nothing was changed",
+                self.config.environment, call.epoch
+            ),
+        )
+        .help("a newer run owns this service: look at `cdpipe status`"))
     }
 
     fn place<'a>(

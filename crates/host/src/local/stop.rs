@@ -31,7 +31,7 @@ impl Local {
         if !service.folder().exists() {
             return Ok(Vec::new());
         }
-        let _lock = self.change(call, &service).await?;
+        let _lock = self.change(call, &spec.service, &service).await?;
         let release = service.release(&spec.id())?;
         let Some(mut record) = release.record()? else {
             self.prune(call, &service, retain).await?;

@@ -100,9 +100,7 @@ impl Decide<'_> {
                 fault = fault.details([line("stable", stable, count(Role::Stable))]);
             }
         }
-        fault = fault.help(
-            "a person is needed now: mend what is in the way, then `cdpipe resume` tries the way back again",
-        );
+        fault = fault.help(format!("a person is needed now: mend what is in the way, then `cdpipe resume {}` tries the way back again", self.header.run));
         self.step_finished(step, Outcome::RollbackFailed, Some(fault))
     }
 
