@@ -18,6 +18,9 @@ use std::time::Duration;
 /// How often someone who waits for a lock looks again.
 const LOOK_EVERY_MS: u64 = 1_000;
 
+/// How often it says so while nothing changes.
+const TELL_EVERY_MS: u64 = 60_000;
+
 /// How long one call to a target about a lock may take.
 const CALL_MS: u64 = 10_000;
 
@@ -249,6 +252,7 @@ impl Leases {
         call: Call<'_>,
         give_up_ms: u64,
     ) -> Result<u64, Fault> {
+        let mut told: Option<(String, u64)> = None;
         loop {
             if call.cancel.is_cancelled() {
                 return Err(cancelled(key));
@@ -261,7 +265,14 @@ impl Leases {
                     Err(fault) => return Err(fault),
                 },
             };
-            call.sink.progress(&format!("waiting for lock {}: {why}", name_of(key)));
+            // Who holds it is told at once; for how long already, now and then.
+            let who =
+                why.split(" since ").next().and_then(|text| text.split(", for ").next()).unwrap_or_default();
+            let now_ms = self.clock.now_ms();
+            if told.as_ref().is_none_or(|(before, at_ms)| before != who || now_ms >= at_ms + TELL_EVERY_MS) {
+                call.sink.progress(&format!("waiting for lock {}: {why}", name_of(key)));
+                told = Some((who.to_owned(), now_ms));
+            }
             let left_ms = self.left_ms(key, give_up_ms, &why)?;
             tokio::select! {
                 () = self.clock.sleep(left_ms.min(LOOK_EVERY_MS)) => {}

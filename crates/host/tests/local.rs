@@ -254,3 +254,31 @@ async fn a_failing_liveness_check_restarts() {
     eventually("it is ready", || place.status(&spec, 1)["ready"] == true);
     assert!(!runs(pid));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_lost_the_lock_changes_nothing_any_more() {
+    use cdpipe_model::plan::LockKey;
+    use cdpipe_model::ports::{Call, LockOwner};
+    let place = Place::new();
+    let key = LockKey::Service { environment: "test".into(), service: "web".into() };
+    let owner = |run: &str| LockOwner { run: run.into(), who: "ann@example".into(), pid: std::process::id() };
+    let lease = Duration::from_secs(30);
+    let spec = place.local.resolve(place.context.call(), &serve(&[])).await.expect("resolves");
+    let ensure = async |epoch: u64, count: u32| {
+        let call = Call { epoch, ..place.context.call() };
+        place.local.ensure(call, &spec, count, &BTreeMap::new()).await
+    };
+    let first = place.local.lock(place.context.call(), &key, &owner("r1"), lease).await.expect("is free");
+    ensure(first, 1).await.expect("it is ours");
+    place.local.unlock(place.context.call(), &key, &owner("r1")).await.expect("is given back");
+    ensure(first, 1).await.expect("nobody else had it since");
+    let second = place.local.lock(place.context.call(), &key, &owner("r2"), lease).await.expect("is free");
+    assert!(second > first);
+    let fault = ensure(first, 3).await.expect_err("is fenced out");
+    assert_eq!(fault.kind, "stale-epoch");
+    let call = Call { epoch: first, ..place.context.call() };
+    let fault = place.local.stop(call, &spec, &[], Some(OldRelease::Remove), 0).await.expect_err("is too");
+    assert_eq!(fault.kind, "stale-epoch");
+    assert_eq!(place.observe().await.releases[0].instances.len(), 1, "as it was");
+    ensure(second, 2).await.expect("it is theirs now");
+}

@@ -224,9 +224,11 @@ impl Facts {
                 fact.weight = Weight::Milestone;
                 fact.topic = Topic::Failure;
             }
-            Record::UndoStarted { node, reason, .. } => {
-                let fact =
-                    self.tell(Some(*node), Tone::Bad, format!("takes back what it did: {}", reason.message));
+            Record::UndoStarted { node, reason, late } => {
+                let state = before.nodes.get(node.0 as usize);
+                let under_way = !late && state.is_some_and(|node| !node.steps.is_empty());
+                let what = if under_way { "stops" } else { "takes back what it did" };
+                let fact = self.tell(Some(*node), Tone::Bad, format!("{what}: {}", reason.message));
                 explain(fact, reason);
                 fact.weight = Weight::Milestone;
                 fact.topic = Topic::Failure;

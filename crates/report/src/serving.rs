@@ -61,6 +61,17 @@ impl Serving {
         self.shares.insert((environment.clone(), program.candidate.service.clone()), vec![share]);
     }
 
+    /// A deploy without a router was taken back after it had ended well: what served before it serves again, if anything did.
+    pub fn taken_back(&mut self, environment: &EnvName, program: &Program) {
+        let key = (environment.clone(), program.candidate.service.clone());
+        let before = program.stable.iter().map(|stable| Share {
+            release: stable.id(),
+            weight_bp: 10_000,
+            role: Role::Stable,
+        });
+        self.shares.insert(key, before.collect());
+    }
+
     /// Nobody can say what serves: a deploy without a router could not be taken back.
     pub fn unknown(&mut self, environment: &EnvName, program: &Program) {
         self.shares.remove(&(environment.clone(), program.candidate.service.clone()));

@@ -61,6 +61,8 @@ pub struct NodeState {
     pub steps: Vec<StepRef>,
     /// The deploy under way, or the last one.
     pub deploy: Option<DeployState>,
+    /// What its deploys without a router did, by main step: to tell what serves when they are taken back.
+    pub programs: BTreeMap<u32, Box<Program>>,
     /// What was measured last, and what the rules said.
     pub verdict: Option<Verdict>,
     /// The approval that is asked for.
@@ -305,8 +307,24 @@ impl RunState {
                 let environment = self.deploy_environment(step);
                 let mut deployed = None;
                 let mut lost = None;
+                let mut taken_back = None;
                 if let Some(node) = self.node_state(step.node) {
                     node.steps.retain(|other| other != step);
+                    if step.block == Block::Main
+                        && matches!(outcome, Outcome::RolledBack | Outcome::RollbackFailed)
+                        && let Some(finished) = &mut node.finished
+                    {
+                        // Taken back after it had ended; one step that can't be is what counts.
+                        if *outcome == Outcome::RollbackFailed {
+                            finished.reason.clone_from(reason);
+                            finished.outcome = *outcome;
+                        } else if finished.outcome != Outcome::RollbackFailed {
+                            finished.outcome = *outcome;
+                        }
+                    }
+                    if *outcome == Outcome::RolledBack && step.block == Block::Main {
+                        taken_back = node.programs.remove(&step.index);
+                    }
                     if reason.is_some() {
                         node.told = reason.clone();
                     }
@@ -326,7 +344,13 @@ impl RunState {
                 if let (Some(environment), Some(program)) = (&environment, lost) {
                     self.serving.unknown(environment, &program);
                 }
+                if let (Some(environment), Some(program)) = (&environment, taken_back) {
+                    self.serving.taken_back(environment, &program);
+                }
                 if let (Some(environment), Some(program)) = (environment, deployed) {
+                    if let Some(node) = self.node_state(step.node) {
+                        node.programs.insert(step.index, program.clone());
+                    }
                     self.serving.deployed(&environment, &program);
                 }
             }
@@ -458,7 +482,15 @@ impl RunState {
                 }
             }
             Signal::Pause { .. } => self.paused = true,
-            Signal::Continue { .. } => self.paused = false,
+            Signal::Continue { .. } => {
+                self.paused = false;
+                // Of a run that had ended: rollbacks that failed are tried again.
+                for finished in self.nodes.iter_mut().filter_map(|node| node.finished.as_mut()) {
+                    if finished.outcome == Outcome::RollbackFailed {
+                        finished.outcome = Outcome::RolledBack;
+                    }
+                }
+            }
             Signal::Promote { .. } | Signal::Retry { .. } | Signal::Cancel { .. } => {}
         }
     }

@@ -205,6 +205,7 @@ fn next_steps(state: &RunState, run: &str) -> Vec<Line> {
         }
         (Some((Outcome::RollbackFailed, _)), _) => {
             lines.push(command(format!("cdpipe status {run}"), "what is there now"));
+            lines.push(command(format!("cdpipe resume {run}"), "try the way back again"));
             for (environment, service, _) in state.serving.iter() {
                 lines.push(command(
                     format!("cdpipe rollback {service} {environment}"),

@@ -127,12 +127,7 @@ pub(crate) fn approve(args: &Approve, ui: &Ui) -> Ended {
             approval.map_or_else(String::new, |approval| approval.by.join(", "))
         )));
     }
-    let done = if quorum > 1 {
-        format!("approved ({} of {quorum})", given.len() + 1)
-    } else {
-        "approved".to_owned()
-    };
-    asked.send(Signal::Approve { node, by, person, effect_hash }, &done, Some(node), ui)
+    asked.send(Signal::Approve { node, by, person, effect_hash }, "approved", Some(node), ui)
 }
 
 /// Refuses an approval.

@@ -206,7 +206,7 @@ pub(super) fn undo_again(state: &mut State) {
         };
         let mut queue = VecDeque::new();
         for (index, deploy) in &mut work.deploys {
-            if deploy.undo.as_ref().is_some_and(|undo| matches!(undo.ended, Some(Err(_)))) {
+            if deploy.undo.as_ref().is_some_and(|undo| undo.ended != Some(Ok(()))) {
                 deploy.undo = None;
                 deploy.undo_again = true;
                 queue.push_front(*index);
