@@ -125,12 +125,22 @@ impl SimJournal {
 
     /// People answer at once, or never.
     fn people(&self, node: cdpipe_model::NodeId, by: &[String], quorum: u32) {
-        let name = |at: u32| by.get(at as usize).cloned().unwrap_or_else(|| format!("person-{}", at + 1));
+        let named = |at: u32| by.get(at as usize).or(by.first()).cloned();
+        let name = |at: u32| named(at).unwrap_or_else(|| format!("person-{}", at + 1));
         let now_ms = self.clock.now_ms();
         match self.given.answer(node) {
             Some(GateAnswer::Approved) => {
                 for at in 0..quorum.max(1) {
-                    self.memory.send(now_ms, Signal::Approve { node, by: name(at) });
+                    self.memory.send(
+                        now_ms,
+                        Signal::Approve {
+                            node,
+                            by: name(at),
+                            // Two that give it are two people, also where the file names one group.
+                            person: format!("person {at}"),
+                            effect_hash: String::new(),
+                        },
+                    );
                 }
             }
             Some(GateAnswer::Rejected) => {
