@@ -8,6 +8,7 @@ mod check;
 mod dag;
 mod figure;
 mod footprint;
+mod journal;
 mod machine;
 mod proxy;
 mod run;
@@ -35,6 +36,8 @@ pub(crate) struct Setup {
     pub(crate) rounds: usize,
     /// Where files are generated.
     pub(crate) dir: PathBuf,
+    /// The cargo profile in which a library is measured.
+    pub(crate) profile: String,
     lab: Vec<(String, String)>,
 }
 
@@ -116,6 +119,8 @@ const BENCHES: &[Bench] = &[
     Bench { name: "start", run: footprint::start },
     Bench { name: "memory", run: footprint::memory },
     Bench { name: "size", run: footprint::size },
+    Bench { name: "journal", run: journal::journal },
+    Bench { name: "resume", run: journal::resume },
 ];
 
 /// `cargo xtask bench`
@@ -142,6 +147,7 @@ fn measure(args: &Args, rounds: usize, profile: &str) -> Result<(), String> {
     heading("lab");
     let report = lab::up(&lab::parts_for(For::Bench), true)?;
     heading("build");
+    let cargo_profile = profile.to_owned();
     let (cdpipe, profile) = match args.option("binary") {
         Some(path) => (PathBuf::from(path), format!("the binary {path}")),
         None if args.switch("no-build") => (built(profile)?, profile.to_owned()),
@@ -149,7 +155,7 @@ fn measure(args: &Args, rounds: usize, profile: &str) -> Result<(), String> {
     };
     let dir = project::target().join("bench");
     std::fs::create_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
-    let setup = Setup { cdpipe, rounds, dir: dir.clone(), lab: report.env };
+    let setup = Setup { cdpipe, rounds, dir: dir.clone(), profile: cargo_profile, lab: report.env };
     let machine = machine::facts(&profile);
     heading("machine");
     machine.iter().for_each(|(name, value)| say(&format!("{name:<8} {value}")));
