@@ -103,12 +103,14 @@ impl Decide<'_> {
     }
 
     pub(crate) fn ask_approval(&self, node: NodeId, approval: &Approval) -> Option<Record> {
+        let work = self.state.work(Some(node));
+        let begun_ms = work.and_then(|work| work.gate.begun_ms).unwrap_or(self.state.now_ms);
         Some(Record::ApprovalAsked {
             node,
             by: approval.by.clone(),
             quorum: approval.quorum,
             effect_hash: self.effect_hash(node),
-            expires_at_ms: approval.expires_ms.map(|ms| self.state.now_ms + ms),
+            expires_at_ms: approval.expires_ms.map(|ms| begun_ms + ms),
         })
     }
 

@@ -134,6 +134,8 @@ pub(crate) struct GateState {
     /// What serves where the stages behind the gate deploy.
     pub(crate) seen: SeenPlaces,
     pub(crate) looking: Option<ActionId>,
+    /// When the gate began: its approvals expire so long after that, however long the look took.
+    pub(crate) begun_ms: Option<u64>,
 }
 
 /// By environment and service.

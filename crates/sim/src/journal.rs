@@ -137,7 +137,11 @@ impl SimJournal {
                             node,
                             by: name(at),
                             // Two that give it are two people, also where the file names one group.
-                            person: format!("person {at}"),
+                            person: if by.get(at as usize).is_some() {
+                                String::new()
+                            } else {
+                                format!("person {at}")
+                            },
                             effect_hash: String::new(),
                         },
                     );

@@ -50,12 +50,14 @@ pub(super) fn node_started(state: &mut State, plan: &Plan, id: NodeId, attempt: 
         Some(NodeKind::Gate(gate)) => vec![GateMetricState::default(); gate.metrics.len()],
         _ => Vec::new(),
     };
+    let now_ms = state.now_ms;
     let Some(node) = state.node_mut(id) else { return };
     let again = node.phase == NodePhase::Running;
     node.phase = NodePhase::Running;
     node.attempt = attempt;
     let mut work = Work::default();
     work.gate.metrics = metrics;
+    work.gate.begun_ms = (!is_stage).then_some(now_ms);
     work.frames.push(Frame { block: Block::Main, index: 0, step: None, ended: None });
     node.work = Some(Box::new(work));
     if is_stage && !again {
