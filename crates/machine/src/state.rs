@@ -184,6 +184,8 @@ pub(crate) struct DeployState {
     pub(crate) candidate: Vec<Instance>,
     pub(crate) stable: Vec<Instance>,
     pub(crate) table: Option<RouteTable>,
+    /// A table that was asked for and never confirmed: whether it is in force, only a look can tell.
+    pub(crate) table_in_doubt: Option<RouteTable>,
     /// The table of the preview's route, as it was last seen or set.
     pub(crate) preview: Option<RouteTable>,
     /// The shares in force, as far as this deploy set them.

@@ -50,11 +50,29 @@ fn at_preview(deploy: &DeployState) -> bool {
     matches!(at, Some(ProgramStep::Preview { .. }))
 }
 
+/// An action of the deploy ended without an answer that it was done. It may have been, all the same.
+pub(crate) fn unanswered(deploy: &mut DeployState, kind: &ActionKind) {
+    // A preview is looked at before it is set, each time.
+    if let ActionKind::Route { table, .. } = kind
+        && !at_preview(deploy)
+    {
+        deploy.table_in_doubt = Some((**table).clone());
+    }
+}
+
 /// An action of the deploy was done.
 pub(crate) fn answered(deploy: &mut DeployState, kind: &ActionKind, answer: &Answer) {
     match (kind, answer) {
         (ActionKind::Resolve { .. }, Answer::Resolved(spec)) => {
             deploy.spec = Some((**spec).clone());
+            return;
+        }
+        (ActionKind::Observe { .. }, Answer::Observed(observation)) if deploy.table_in_doubt.is_some() => {
+            // Only the table that was in doubt is believed: any other was set by somebody else, and the router says so.
+            let doubted = deploy.table_in_doubt.take();
+            if observation.table == doubted {
+                deploy.table = doubted;
+            }
             return;
         }
         (ActionKind::Observe { .. }, Answer::Observed(observation)) if at_preview(deploy) => {

@@ -12,7 +12,7 @@ mod undo;
 use crate::decide::Decide;
 use crate::state::{DeployState, Failure, Work};
 use crate::strategy::{self};
-pub(crate) use answer::{answered, arrive, note_micro};
+pub(crate) use answer::{answered, arrive, note_micro, unanswered};
 use cdpipe_model::action::{ActionKind, Block, StepRef};
 use cdpipe_model::expr::{Subject, Symbol};
 use cdpipe_model::observe::Role;

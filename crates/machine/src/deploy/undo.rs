@@ -65,6 +65,9 @@ impl Decide<'_> {
             let timer = TimerId { node: step.node, purpose: TimerPurpose::Retry };
             return Some(Record::TimerSet { timer, due_ms: self.state.now_ms + wait_ms });
         }
+        if deploy.table_in_doubt.is_some() {
+            return Some(self.intent(step, self.observe(spec), QUICK_MS));
+        }
         let Some(pc) = deploy.cursor.pc else { return Some(Record::ProgramAt { step: step.clone(), pc: 0 }) };
         match next_micro(self.plan, spec, step.index, deploy).map(|(_, micro)| micro) {
             Some(Micro::Act { kind, deadline_ms }) => Some(self.intent(step, kind, deadline_ms)),

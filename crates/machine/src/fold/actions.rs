@@ -171,7 +171,10 @@ pub(super) fn returned(state: &mut State, plan: &Plan, id: ActionId, result: &Ac
                 deploy.cursor.action = None;
                 match result {
                     ActionResult::Done(answer) => deploy::answered(deploy, &action.kind, answer),
-                    other => deploy.cursor.failed = Some(failure(other)),
+                    other => {
+                        deploy::unanswered(deploy, &action.kind);
+                        deploy.cursor.failed = Some(failure(other));
+                    }
                 }
             }
         }

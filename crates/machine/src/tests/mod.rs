@@ -120,6 +120,35 @@ fn whatever_action_fails_the_end_is_the_new_state_or_the_old_one() {
     }
 }
 
+/// Done, and the answer never came: the router is asked what it does before the way back sets a table on it.
+#[test]
+fn a_route_whose_answer_is_lost_is_looked_at_before_the_way_back() {
+    for strategy in strategies() {
+        let (header, world, stable, _) = prepared(strategy.clone(), 3);
+        let mut clean = Driver::new(&header, world.clone());
+        let mut routes = 0;
+        clean.run(&mut |_, action, _| {
+            routes += u32::from(matches!(action.kind, ActionKind::Route { .. }));
+            None
+        });
+        for losing in 1..=routes {
+            let mut driver = Driver::new(&header, world.clone());
+            let mut route = 0;
+            let outcome = driver.run(&mut |_, action, world| {
+                route += u32::from(matches!(action.kind, ActionKind::Route { .. }));
+                if route != losing || !matches!(action.kind, ActionKind::Route { .. }) {
+                    return None;
+                }
+                world.perform(action);
+                Some(ActionResult::TimedOut(Fault::new("timed-out", "the answer was lost")))
+            });
+            let context = format!("{strategy:?}, route {losing} of {routes}");
+            assert_eq!(outcome, Outcome::RolledBack, "{context}");
+            assert_eq!(driver.world.serving(), vec![(stable.id(), 10_000, 3)], "{context}");
+        }
+    }
+}
+
 #[test]
 fn a_cancel_at_any_moment_goes_back() {
     for strategy in strategies() {

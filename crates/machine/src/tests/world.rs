@@ -168,8 +168,12 @@ impl World {
                 }
                 done(Answer::Instances(found.instances.clone()))
             }
-            ActionKind::Route { table, .. } => {
+            ActionKind::Route { table, seen, .. } => {
                 self.check_route(table);
+                let done_already = self.table.as_ref() == Some(&**table);
+                if !done_already && seen.as_deref() != self.table.as_ref() {
+                    return ActionResult::Failed(Fault::new("moved", "somebody else changed the route"));
+                }
                 self.table = Some((**table).clone());
                 self.note_serving();
                 done(Answer::Nothing)
