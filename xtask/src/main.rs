@@ -34,7 +34,8 @@ cargo xtask test  [--timeout-min N] [--keep-lab] [--no-lab] [FILTER …]
 cargo xtask ci    [--only A,B] [--except A,B] [--fuzz-min N]
                                        fmt, clippy, deny, doc, fuzz, test: cheapest first, all of them, one summary
 cargo xtask bench [NAME …] [--rounds N] [--quick] [--profile P [--no-build] | --binary FILE] [--write] [--json FILE]
-                                       check, run, proxy, start, memory, size: ratios to a peer measured in the same run
+                                       check, run, proxy, start, memory, size, journal, resume, faults: ratios to a
+                                       peer measured in the same run where there is one
 cargo xtask soak  [--minutes N] [FILTER …]
                                        the tests again and again with new seeds, until the time is up or one fails
 cargo xtask lab   up|down|status|env [PART …]

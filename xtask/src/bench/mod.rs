@@ -6,6 +6,7 @@
 
 mod check;
 mod dag;
+mod faults;
 mod figure;
 mod footprint;
 mod journal;
@@ -121,6 +122,7 @@ const BENCHES: &[Bench] = &[
     Bench { name: "size", run: footprint::size },
     Bench { name: "journal", run: journal::journal },
     Bench { name: "resume", run: journal::resume },
+    Bench { name: "faults", run: faults::faults },
 ];
 
 /// `cargo xtask bench`
