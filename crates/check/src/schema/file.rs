@@ -171,7 +171,15 @@ static FLAGS_FILE: Body = Body::new(
 static TEST: Statement = Statement::new(Id::Test, "test", "a test of this pipeline, run by `cdpipe test`")
     .parts(&[Part::Label("TEXT", true)])
     .body(&TEST_BODY)
-    .doc("Targets are simulated and time is virtual, so a test takes milliseconds.")
+    .doc(
+        "It has four parts: `set` and `given` say what is there before the run, `when` what happens in it, `expect` what must be \
+         so after it. The engine, the strategies and the watch are those of every run; the targets and the router are simulated \
+         and time is virtual, so hours take milliseconds. Nothing is started, changed or asked.\n\nWhat no statement speaks of \
+         goes well: a command takes a second and succeeds, an instance is ready after one and a half, and a step of a canary \
+         `until approved` is approved at once. Two things do not: a metric that no `when` gives has no data, and a gate that no \
+         `given` names is answered by nobody.\n\n`cdpipe test --faults` begins with the same tests and adds what no test says: \
+         actions that fail, hang or lose their answer, and a cdpipe that dies at a write of its journal.",
+    )
     .example(
         "test \"a failing canary is rolled back\" {\n  given environment production { web = \"v1.0.0\" }\n  \
          when stage production { candidate.error_rate = 9% }\n  expect stage production == rolled_back within 2m\n}",
@@ -181,7 +189,16 @@ static TEST_BODY: Body = Body::new(&[], &[&deploy::SET, &GIVEN, &WHEN, &EXPECT])
 
 static GIVEN: Statement = Statement::new(Id::Given, "given", "what is there before the run")
     .parts(&[Part::Choice("WHAT", &GIVENS)])
-    .example("given environment production { web = \"v1.0.0\" }\ngiven gate release = approved");
+    .doc(
+        "Without `given environment` nothing serves, so a deploy there is the first one. A gate is `approved`, `rejected` or \
+         `expired`. Nobody answers one that is `expired` or that no `given` names: it waits until it expires, and one that can't \
+         expire for ever; then the run does not end, and an `expect` about it says what it waits for. Without `given git` \
+         the repository says nothing.",
+    )
+    .example(
+        "given environment production { web = \"v1.0.0\" }\ngiven gate release = approved\n\
+         given git { branch = \"main\", tag = \"v2.0.0\" }",
+    );
 
 static GIVENS: [Variant; 3] = [
     Variant::new("environment", "which version of each service serves there")
@@ -215,7 +232,16 @@ static GIVEN_GIT: Body = Body::new(
 static WHEN: Statement = Statement::new(Id::When, "when", "what is measured while a stage runs")
     .parts(&[Part::Word("stage"), Part::Arg("STAGE", Kind::Ref(Names::Stage))])
     .body(&WHEN_BODY)
-    .example("when stage production { candidate.error_rate = 9%, stable.error_rate = 1% }");
+    .doc(
+        "A measure has its value from the beginning of the stage to its end. A metric that no `when` gives has no data, and a \
+         watch then does what its `no_data` says. A baseline of which nothing is said measures what stable measures.\n\n\
+         `fails = true` makes the commands and requests of the stage fail, those of `verify` and `validate` too; hooks and \
+         `undo` still succeed. In a stage that has none, the new instances never become ready.\n\nThe name of a stage with a \
+         `matrix` means all of its stages.",
+    )
+    .example(
+        "when stage production { candidate.error_rate = 9%, stable.error_rate = 1% }\nwhen stage migrate { fails = true }",
+    );
 
 static WHEN_BODY: Body = Body::new(&[], &[])
     .open(Open {
@@ -223,12 +249,20 @@ static WHEN_BODY: Body = Body::new(&[], &[])
         kind: Kind::Any,
         typed: false,
         dotted: true,
-        doc: "The value of a measure, or `fails = true` for the stage's steps.",
+        doc: "A value of the measure's type, such as `candidate.error_rate = 9%`; or `fails = true`.",
     })
     .not_empty();
 
 static EXPECT: Statement = Statement::new(Id::Expect, "expect", "what must be so after the run")
     .parts(&[Part::Rest("`stage NAME == OUTCOME [within DURATION]`, `traffic(SERVICE, ENVIRONMENT) == { … }` or `ran \"on rollback\"`")])
+    .doc(
+        "One of these:\n\n- `stage NAME == OUTCOME`, and so `gate NAME` and `pipeline`: how it ended, with `succeeded`, `failed`, `rolled_back`, \
+         `rollback_failed`, `timed_out`, `cancelled` or `skipped`. `within` counts virtual time from its start. The name of a \
+         stage with a `matrix` means each of its stages.\n- `traffic(SERVICE, ENVIRONMENT) == { VERSION = PERCENT }`: which \
+         version gets which share of the users at the end. A version that is not named gets none.\n- `ran TEXT`: a hook of \
+         that event, as `on rollback`, or a step with this in its label ran.\n\nAn expectation that is not met is shown with \
+         its place, what was found instead and the trace of the run.",
+    )
     .example(
         "expect stage production == rolled_back within 2m\nexpect traffic(web, production) == { \"v1.0.0\" = 100% }\n\
          expect ran \"on rollback\"",
