@@ -120,7 +120,7 @@ pub(crate) fn drive(
     let engine = Engine {
         ports: wiring.ports,
         locks: Arc::new(Arc::clone(store)),
-        clock: Arc::new(SystemClock),
+        clock: Arc::new(SystemClock::default()),
         events,
         log: Some(log),
         options,

@@ -90,7 +90,7 @@ async fn stages_through_the_engine(store: &Arc<Store>) {
             secrets: nothing,
         },
         locks: Arc::new(Arc::clone(store)),
-        clock: Arc::new(SystemClock),
+        clock: Arc::new(SystemClock::default()),
         events: Fanout::new(),
         log: None,
         options: Options::new("ann@example", interrupts),

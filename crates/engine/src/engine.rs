@@ -203,7 +203,8 @@ impl Engine {
     }
 
     /// Goes on with a run from where its journal ends.
-    pub async fn resume(self, past: Past, journal: Arc<dyn Journal>) -> RunEnd {
+    pub async fn resume(mut self, past: Past, journal: Arc<dyn Journal>) -> RunEnd {
+        self.clock = crate::clock::going_on(self.clock, past.machine.now_ms());
         let header = Arc::clone(past.header());
         self.drive(header, past.machine, past.notes, past.last_seq, journal).await
     }

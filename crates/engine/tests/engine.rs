@@ -113,7 +113,7 @@ fn engine(store: &Arc<Store>, runner: Arc<dyn Runner>, interrupts: watch::Receiv
             secrets: Arc::new(Unused),
         },
         locks: Arc::new(Arc::clone(store)),
-        clock: Arc::new(SystemClock),
+        clock: Arc::new(SystemClock::default()),
         events: Fanout::new(),
         log: Some(OutputLog::open(&store.log_dir(), &RunId::from("r1")).unwrap()),
         options: Options { interrupt_grace_ms: 1_000, ..Options::new("ann@example", interrupts) },

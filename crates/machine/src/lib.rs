@@ -98,6 +98,11 @@ impl Machine {
         self.state.timers.first().map(|(due_ms, timer)| (*due_ms, timer))
     }
 
+    /// The latest time that a record told of, milliseconds since 1970; 0 before the first.
+    pub fn now_ms(&self) -> u64 {
+        self.state.now_ms
+    }
+
     /// How the run ended, once it has.
     pub fn outcome(&self) -> Option<Outcome> {
         self.state.ended.as_ref().map(|(outcome, _)| *outcome)
