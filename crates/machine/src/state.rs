@@ -130,6 +130,8 @@ pub(crate) struct GateState {
     pub(crate) sampling: Option<ActionId>,
     pub(crate) sample_due: bool,
     pub(crate) sampled: bool,
+    /// When its metrics were judged last.
+    pub(crate) judged_at_ms: Option<u64>,
     pub(crate) samples: Option<Vec<Sample>>,
     /// What serves where the stages behind the gate deploy.
     pub(crate) seen: SeenPlaces,

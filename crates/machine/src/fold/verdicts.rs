@@ -26,7 +26,8 @@ pub(super) fn verdict(
         _ => 0,
     };
     let Some(work) = state.work_mut(step.node) else { return };
-    let mut gap = false;
+    let missed = |judged_at_ms: Option<u64>| is_gap(judged_at_ms, now_ms, every_ms);
+    let gap;
     let watch = if is_deploy {
         let Some(deploy) = work.deploys.get_mut(&step.index) else { return };
         let promoted = deploy.promoted;
@@ -38,11 +39,16 @@ pub(super) fn verdict(
                 }
             }
         }
-        gap = watch.judged_at_ms.is_some_and(|before| now_ms.saturating_sub(before) > 2 * every_ms + 5_000);
+        gap = missed(watch.judged_at_ms);
         watch
     } else {
-        let run = work.frames.last_mut().and_then(|frame| frame.step.as_mut());
-        let Some(watch) = run.and_then(|run| run.watch.as_mut()) else { return };
+        let Some(run) = work.frames.last_mut().and_then(|frame| frame.step.as_mut()) else { return };
+        let Some(watch) = run.watch.as_mut() else { return };
+        gap = missed(watch.judged_at_ms);
+        if gap {
+            run.wait_until_ms = None;
+            run.wait_due = false;
+        }
         watch
     };
     watch.samples = None;
@@ -65,11 +71,18 @@ pub(super) fn verdict(
         watch.breach =
             Some(findings.iter().filter(|finding| finding.verdict == RuleVerdict::Breach).cloned().collect());
     }
-    if gap && let Some(deploy) = work.deploys.get_mut(&step.index) {
-        // More than two polls were missed: what was watched before does not count.
-        deploy.cursor.soak = None;
+    if gap {
+        // What was watched before does not count.
+        if is_deploy && let Some(deploy) = work.deploys.get_mut(&step.index) {
+            deploy.cursor.soak = None;
+        }
         clear(state, step.node, TimerPurpose::Soak);
     }
+}
+
+/// Whether more than two looks were missed since the last one: nobody watched in between.
+fn is_gap(judged_at_ms: Option<u64>, now_ms: u64, every_ms: u64) -> bool {
+    judged_at_ms.is_some_and(|before| now_ms.saturating_sub(before) > 2 * every_ms + 5_000)
 }
 
 /// A condition has held since the first of an unbroken row of samples in which it held.
@@ -86,9 +99,13 @@ pub(super) fn gate_verdict(
     let Some(work) = state.work_mut(step.node) else { return };
     work.gate.samples = None;
     work.gate.sampled = true;
+    let judged_at_ms = work.gate.judged_at_ms.replace(now_ms);
     for ((metric, spec), rule) in work.gate.metrics.iter_mut().zip(&gate.metrics).zip(0_u32..) {
         let held =
             findings.iter().any(|finding| finding.rule == rule && finding.verdict == RuleVerdict::Pending);
+        if is_gap(judged_at_ms, now_ms, spec.every_ms) {
+            metric.held_since_ms = None;
+        }
         if held {
             let since_ms = *metric.held_since_ms.get_or_insert(now_ms);
             metric.done |= now_ms.saturating_sub(since_ms) >= spec.for_ms;

@@ -7,12 +7,16 @@ mod rollback;
 mod world;
 
 use cdpipe_model::action::{ActionKind, ActionResult};
-use cdpipe_model::plan::{Approval, Gate, Hook, HookEvent, NodeKind, Retry, StepKind};
+use cdpipe_model::expr::{Expr, Op, Subject};
+use cdpipe_model::plan::{
+    Approval, Gate, Hook, HookEvent, NodeKind, Retry, Rule, RuleAction, StepKind, Watch,
+};
+
 use cdpipe_model::record::{Record, Signal};
-use cdpipe_model::strategy::{Order, Strategy};
-use cdpipe_model::{Fault, NodeId, Outcome};
+use cdpipe_model::strategy::{Canary, CanaryStep, Hold, Order, Sticky, Strategy};
+use cdpipe_model::{Fault, NodeId, Outcome, Value};
 use plans::{deploy, header, node, one_deploy, run, stage, step, strategies};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use world::{Driver, World, prepared, spec_of};
 
 #[test]
@@ -194,6 +198,70 @@ fn a_bad_release_goes_back_by_itself() {
         });
         let text = reason.unwrap().message;
         assert!(text.contains("candidate.error_rate was 9%"), "{text}");
+    }
+}
+
+/// The engine was dead, or the machine asleep, for two minutes in the middle of a soak: all of it is watched again.
+#[test]
+fn soak_time_counts_only_while_it_is_watched() {
+    const SOAK_MS: u64 = 20_000;
+    let step = CanaryStep { weight_bp: 5_000, hold: Hold::For { ms: SOAK_MS } };
+    let strategy = Strategy::Canary(Canary {
+        instances: None,
+        env: BTreeMap::new(),
+        rules: Vec::new(),
+        steps: vec![step],
+        sticky: Sticky::None,
+    });
+    for gap_ms in [0, 120_000] {
+        let (header, world, _, candidate) = prepared(strategy.clone(), 2);
+        let mut driver = Driver::new(&header, world);
+        driver.open();
+        let share = |driver: &Driver| {
+            let serving = driver.world.serving();
+            serving.iter().find(|(id, ..)| *id == candidate.id()).map_or(0, |(_, weight_bp, _)| *weight_bp)
+        };
+        let until = |driver: &mut Driver, holds: &dyn Fn(&Driver) -> bool| {
+            while !holds(driver) {
+                assert!(driver.turn(&mut |_, _, _| None), "it ended or stands still");
+            }
+        };
+        until(&mut driver, &|driver| share(driver) == 5_000);
+        let routed_ms = driver.now_ms;
+        until(&mut driver, &|driver| driver.now_ms >= routed_ms + SOAK_MS / 2);
+        driver.now_ms += gap_ms;
+        let back_ms = driver.now_ms;
+        until(&mut driver, &|driver| share(driver) == 10_000);
+        let watched_again_ms = driver.now_ms - back_ms;
+        if gap_ms == 0 {
+            assert!(watched_again_ms < SOAK_MS, "{watched_again_ms}");
+        } else {
+            assert!(watched_again_ms >= SOAK_MS, "promoted after {watched_again_ms} ms of watching");
+        }
+    }
+}
+
+#[test]
+fn a_watch_that_stands_alone_starts_again_after_a_gap() {
+    let watch = plans::watch();
+    let over = Expr::Value(Value::Percent(5.0));
+    let when = Expr::Binary(Op::Gt, Box::new(plans::metric(Subject::Service)), Box::new(over));
+    let rules = vec![Rule { action: RuleAction::Fail, when, ..watch.rules[0].clone() }];
+    let watch = Watch { for_ms: Some(20_000), rules, ..watch };
+    let header =
+        header(vec![node(0, &[], stage(vec![step(StepKind::Watch(watch))], Vec::new()))], Vec::new());
+    for (gap_ms, at_least_ms) in [(0, 9_000), (120_000, 20_000)] {
+        let mut driver = Driver::new(&header, World::default());
+        driver.open();
+        while driver.now_ms < 11_000 {
+            assert!(driver.turn(&mut |_, _, _| None));
+        }
+        driver.now_ms += gap_ms;
+        let back_ms = driver.now_ms;
+        while driver.turn(&mut |_, _, _| None) {}
+        assert_eq!(driver.machine.outcome(), Some(Outcome::Succeeded));
+        let watched_ms = driver.now_ms - back_ms;
+        assert!((at_least_ms..at_least_ms + 5_000).contains(&watched_ms), "{gap_ms}: {watched_ms}");
     }
 }
 
