@@ -237,7 +237,7 @@ async fn look_first(context: &Context, action: &Action, call: Call<'_>) -> Actio
                 tokio::select! {
                     () = context.clock.sleep(PROBE_EVERY_MS) => {}
                     () = call.cancel.cancelled() => {
-                        context.ports.runner.stop(call).await;
+                        crate::perform::stop(&context.ports, action, call).await;
                         return returned(Err(stopped_before()));
                     }
                 }

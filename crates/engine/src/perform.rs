@@ -3,7 +3,7 @@
 use crate::builtin::Builtin;
 use crate::leases::{Leases, no_target};
 use crate::ports::Ports;
-use cdpipe_model::action::{Action, ActionKind, Answer};
+use cdpipe_model::action::{Action, ActionKind, Answer, RunAction};
 use cdpipe_model::ports::{Call, HttpRequest, Probe, Router, Target};
 use cdpipe_model::service::Route;
 use cdpipe_model::{EnvName, Fault, ServiceName};
@@ -73,10 +73,16 @@ pub(crate) async fn perform(
             router(ports, environment, &table.route)?.apply(call, table, seen.as_deref()).await?;
             Ok(Answer::Nothing)
         }
-        ActionKind::Roll { environment, .. } => Err(unsupported(environment, "roll to a release by itself")),
+        ActionKind::Roll { environment, release, count, fence, policy } => {
+            let there = target(ports, environment)?.roll(call, release, *count, policy, *fence).await?;
+            Ok(Answer::Instances(there))
+        }
         ActionKind::Apply { environment, .. } => Err(unsupported(environment, "take manifests")),
         ActionKind::Run(run) => {
-            let outputs = ports.runner.run(call, run).await?;
+            let outputs = match in_container(ports, run) {
+                Some(target) => target.run_image(call, run).await?,
+                None => ports.runner.run(call, run).await?,
+            };
             Ok(Answer::Exited { outputs })
         }
         ActionKind::Exec { environment, release, instance, run } => {
@@ -107,7 +113,10 @@ pub(crate) async fn perform(
 /// After a crash: what became of an effect that can't simply be done again.
 pub(crate) async fn probe(ports: &Ports, action: &Action, call: Call<'_>) -> Probe {
     match &action.kind {
-        ActionKind::Run(_) => ports.runner.probe(call).await,
+        ActionKind::Run(run) => match in_container(ports, run) {
+            Some(target) => target.probe_image(call).await,
+            None => ports.runner.probe(call).await,
+        },
         // Neither a request nor a message leaves anything behind that could be asked.
         _ => Probe::Unknown(
             Fault::new(
@@ -120,6 +129,23 @@ pub(crate) async fn probe(ports: &Ports, action: &Action, call: Call<'_>) -> Pro
             .help("look whether it was done; `on_interrupt = retry` on a step says that twice does no harm"),
         ),
     }
+}
+
+/// After a crash: ends what `probe` found running.
+pub(crate) async fn stop(ports: &Ports, action: &Action, call: Call<'_>) {
+    match &action.kind {
+        ActionKind::Run(run) => match in_container(ports, run) {
+            Some(target) => target.stop_image(call).await,
+            None => ports.runner.stop(call).await,
+        },
+        _ => ports.runner.stop(call).await,
+    }
+}
+
+/// The target that a command's container runs on; `None` for a command of this machine.
+fn in_container<'a>(ports: &'a Ports, run: &RunAction) -> Option<&'a Arc<dyn Target>> {
+    run.image.as_ref()?;
+    ports.targets.get(run.environment.as_ref()?)
 }
 
 /// Where an action changes something, and for which service: what its fencing epoch is looked up by.

@@ -7,7 +7,7 @@ use crate::measure::{MeasureRequest, Sample};
 use crate::observe::{Instance, Observation, RouteTable};
 use crate::plan::{Channel, FlagProvider, LockKey};
 use crate::release::ReleaseSpec;
-use crate::strategy::OldRelease;
+use crate::strategy::{OldRelease, RollPolicy};
 use crate::value::Value;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -168,8 +168,11 @@ pub enum ActionKind {
         release: Box<ReleaseSpec>,
         /// How many instances.
         count: u32,
-        /// The fence that was seen.
+        /// The fence that was seen before the deploy; `None` on the way back, where our own writes have moved it.
         fence: Option<u64>,
+        /// How.
+        #[serde(default)]
+        policy: RollPolicy,
     },
     /// A shell command on this machine or where it says.
     Run(RunAction),

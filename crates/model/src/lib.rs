@@ -24,6 +24,7 @@ pub mod release;
 pub mod secret;
 pub mod service;
 pub mod strategy;
+pub mod transport;
 pub mod value;
 
 pub use fault::Fault;

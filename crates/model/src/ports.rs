@@ -11,7 +11,7 @@ use crate::plan::{Channel, FlagProvider, LockKey};
 use crate::release::ReleaseSpec;
 use crate::secret::{SecretPart, SecretValue, base64_decode};
 use crate::service::Route;
-use crate::strategy::OldRelease;
+use crate::strategy::{OldRelease, RollPolicy};
 use crate::value::Value;
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -163,6 +163,61 @@ pub trait Target: Send + Sync {
         old: Option<OldRelease>,
         retain: u32,
     ) -> PortResult<'a, Vec<Instance>>;
+
+    /// Has the platform roll its one long-lived workload of this service to the release with `count` instances, and waits until it has.
+    /// Convergent: where the platform is rolling to this release already, or has done so, that is waited for or answered. `fence` is
+    /// what `observe` said before the deploy. Only platforms that roll by themselves can.
+    ///
+    /// # Errors
+    /// `not-ready` as soon as it is clear that it won't come to its end; `reverted` if the platform went back by itself; `moved` if
+    /// someone else has changed the workload since; `stale-epoch`.
+    fn roll<'a>(
+        &'a self,
+        _call: Call<'a>,
+        spec: &'a ReleaseSpec,
+        _count: u32,
+        _policy: &'a RollPolicy,
+        _fence: Option<u64>,
+    ) -> PortResult<'a, Vec<Instance>> {
+        Box::pin(async move {
+            Err(Fault::new(
+                "unsupported",
+                format!("the target of `{}` does not roll by itself", spec.service),
+            ))
+        })
+    }
+
+    /// Runs a command in a container of its own, of `run.image`, where the instances are, and removes the container. Answers what
+    /// it wrote to `$CDPIPE_OUTPUT`.
+    ///
+    /// # Errors
+    /// `command-failed` with the exit status and the last lines; `image-unsupported` where nothing runs containers.
+    fn run_image<'a>(
+        &'a self,
+        _call: Call<'a>,
+        run: &'a RunAction,
+    ) -> PortResult<'a, BTreeMap<String, String>> {
+        Box::pin(async move {
+            let image = run.image.as_deref().unwrap_or_default();
+            Err(Fault::new(
+                "image-unsupported",
+                format!("this target can't run a command in the image {image}"),
+            )
+            .help("set `environment` to one with a target that runs containers, or leave out `image`"))
+        })
+    }
+
+    /// After a crash: what became of the container of this effect.
+    fn probe_image<'a>(&'a self, call: Call<'a>) -> BoxFuture<'a, Probe> {
+        Box::pin(async move {
+            Probe::Unknown(Fault::new("interrupted", format!("nothing is known of {}", call.effect)))
+        })
+    }
+
+    /// After a crash: ends the container of this effect, which `probe_image` found running, and removes it.
+    fn stop_image<'a>(&'a self, _call: Call<'a>) -> BoxFuture<'a, ()> {
+        Box::pin(async {})
+    }
 
     /// Runs a command inside an instance.
     ///

@@ -104,6 +104,43 @@ pub struct Rolling {
     pub max_surge: Option<Count>,
 }
 
+/// How a platform is to roll by itself: `rolling { … }` with counts in instances.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RollPolicy {
+    /// Instances replaced at a time, at least 1.
+    pub batch: u32,
+    /// Between two batches.
+    pub pause_ms: u64,
+    /// Time in which a new instance counts as failed if it fails.
+    pub monitor_ms: u64,
+    /// Whether the new or the old goes first.
+    pub order: Order,
+    /// Share of new instances that may fail before the roll is given up, in percent.
+    pub max_failures_percent: f64,
+    /// Instances that may be missing from the wanted number.
+    pub max_unavailable: u32,
+    /// Instances above the wanted number.
+    pub max_surge: u32,
+    /// The way back: a failure holds the roll where it is and is told, and the platform does not turn round by itself.
+    pub undo: bool,
+}
+
+impl Default for RollPolicy {
+    /// One at a time, the new one first, no failure allowed.
+    fn default() -> Self {
+        Self {
+            batch: 1,
+            pause_ms: 0,
+            monitor_ms: 0,
+            order: Order::StartFirst,
+            max_failures_percent: 0.0,
+            max_unavailable: 0,
+            max_surge: 1,
+            undo: false,
+        }
+    }
+}
+
 /// Which goes first in a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

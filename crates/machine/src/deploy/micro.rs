@@ -175,10 +175,12 @@ pub(super) fn sequence<'a>(
         ProgramStep::Approve(approval) => vec![Some(Micro::Approve(approval))],
         ProgramStep::Roll { side, count } => match release(*side) {
             Some(release) => {
-                let fence = program.seen.fence;
+                let undo = *side == Role::Stable;
+                let fence = program.seen.fence.filter(|_| !undo);
+                let policy = crate::strategy::roll_policy(&spec.strategy, *count, undo);
                 let release = Box::new(release.clone());
                 vec![act(
-                    ActionKind::Roll { environment: environment(), release, count: *count, fence },
+                    ActionKind::Roll { environment: environment(), release, count: *count, fence, policy },
                     spec.timeout_ms,
                 )]
             }

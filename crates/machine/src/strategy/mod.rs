@@ -13,7 +13,7 @@ use cdpipe_model::plan::{Deploy, Watch};
 use cdpipe_model::program::{Program, ProgramStep, Routing};
 use cdpipe_model::release::ReleaseSpec;
 use cdpipe_model::service::{Environment, TargetKind, TrafficKind};
-use cdpipe_model::strategy::{OldRelease, Strategy};
+use cdpipe_model::strategy::{OldRelease, RollPolicy, Strategy};
 
 /// All of the users, in basis points.
 pub const ALL_BP: u32 = 10_000;
@@ -65,6 +65,16 @@ pub fn stable_of<'a>(seen: &'a Observation, candidate: &ReleaseId) -> Option<&'a
     let running =
         || seen.releases.iter().filter(|release| release.wanted > 0 && !release.instances.is_empty());
     running().find(|release| release.id != *candidate).or_else(|| running().next())
+}
+
+/// How a platform that rolls by itself is to do it; only `rolling` says more than the default.
+pub(crate) fn roll_policy(strategy: &Strategy, wanted: u32, undo: bool) -> RollPolicy {
+    match strategy {
+        Strategy::Rolling(settings) => rolling::policy(settings, wanted, undo),
+        Strategy::BlueGreen(_) | Strategy::Canary(_) | Strategy::Recreate => {
+            RollPolicy { undo, ..RollPolicy::default() }
+        }
+    }
 }
 
 /// The program that brings the candidate in. No steps means that it serves already.

@@ -3,7 +3,7 @@
 use super::{Inputs, after, settle, verify};
 use cdpipe_model::observe::Role;
 use cdpipe_model::program::{ProgramStep, Routing};
-use cdpipe_model::strategy::{Count, OldRelease, Order, Rolling};
+use cdpipe_model::strategy::{Count, OldRelease, Order, RollPolicy, Rolling};
 
 pub(super) fn steps(
     inputs: &Inputs<'_>,
@@ -59,6 +59,25 @@ pub(super) fn steps(
         soak(settings, new, may_fail, more && up > 0, up > 0, steps);
     }
     finish(inputs, steps);
+}
+
+/// How the platform is to do the same by itself.
+pub(super) fn policy(settings: &Rolling, wanted: u32, undo: bool) -> RollPolicy {
+    let batch = settings.batch.of(wanted).max(1);
+    let (max_unavailable, mut max_surge) = bounds(settings, wanted, batch);
+    if max_unavailable == 0 && max_surge == 0 {
+        max_surge = 1;
+    }
+    RollPolicy {
+        batch,
+        pause_ms: settings.pause_ms,
+        monitor_ms: settings.monitor_ms,
+        order: settings.order,
+        max_failures_percent: settings.max_failures_percent,
+        max_unavailable,
+        max_surge,
+        undo,
+    }
 }
 
 /// How many instances may be missing, and how many may be there beyond the wanted ones.
