@@ -375,7 +375,7 @@ async fn kept_releases_are_pruned_but_never_running_ones() {
     place.deploy(&release(2), 1).await;
     place.local.stop(place.context.call(), &release(4), &[], Some(OldRelease::Stop), 1).await.expect("stops");
     assert_eq!(ids().await, [release(2).id(), release(4).id()]);
-    assert_eq!(place.local.remove_service(place.context.call(), &"web".into()).await.expect("is removed"), 1);
+    assert_eq!(place.local.remove(place.context.call(), &"web".into()).await.expect("is removed"), 1);
     assert_eq!(ids().await, []);
     assert!(!place.state().join("services/web").exists());
     assert_eq!(supervisors(place.folder.path()), NONE);

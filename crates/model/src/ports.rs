@@ -187,6 +187,17 @@ pub trait Target: Send + Sync {
         })
     }
 
+    /// Ends all instances of a service and removes all that is kept of it (`cdpipe down`); nothing there is fine. Answers how many
+    /// instances were ended.
+    ///
+    /// # Errors
+    /// If instances can't be stopped, or what is kept can't be removed.
+    fn remove<'a>(&'a self, _call: Call<'a>, service: &'a ServiceName) -> PortResult<'a, usize> {
+        Box::pin(async move {
+            Err(Fault::new("unsupported", format!("this target can't remove `{service}` as a whole")))
+        })
+    }
+
     /// Runs a command in a container of its own, of `run.image`, where the instances are, and removes the container. Answers what
     /// it wrote to `$CDPIPE_OUTPUT`.
     ///

@@ -11,7 +11,6 @@ use crate::wiring::{self, Wiring};
 use cdpipe_model::Fault;
 use cdpipe_model::observe::RouteTable;
 use cdpipe_model::plan::{Deploy, Plan};
-use cdpipe_model::ports::Target;
 use cdpipe_proxy::{ClientError, ProxyClient};
 use std::io::IsTerminal;
 use std::path::Path;
@@ -127,16 +126,11 @@ async fn stop(
     file: &Path,
     state: &Path,
 ) -> Result<usize, Fault> {
-    let Some(local) = wiring.locals.get(&deploy.environment) else {
-        return Err(Fault::new(
-            "not-local",
-            format!("`{}` is not on this machine; `down` stops local environments", deploy.environment),
-        ));
-    };
+    let target = wiring.target(&deploy.environment)?;
     let (step, effect, owner) = (targets::no_step(), targets::effect("down"), targets::lock_owner("down"));
     let call = preview::call_for(&effect, &step, STEP_WITHIN, &*wiring.ports.secrets);
     let key = targets::lock_key(&deploy.environment, &deploy.service.name);
-    let epoch = local.lock(call, &key, &owner, LEASE).await?;
+    let epoch = target.lock(call, &key, &owner, LEASE).await?;
     let call = cdpipe_model::ports::Call { epoch, ..call };
     let result = async {
         let router = wiring.ports.routers.get(&deploy.environment);
@@ -148,17 +142,17 @@ async fn stop(
             router.await_routed(call, &closed).await?;
             let drain = Duration::from_millis(deploy.service.drain_ms);
             let waits = cdpipe_model::ports::Call { deadline: STEP_WITHIN + drain, ..call };
-            for release in local.observe(call, &deploy.service.name, None).await?.releases {
+            for release in target.observe(call, &deploy.service.name, None).await?.releases {
                 router.await_drained(waits, route, &release.id, &release.instances, drain).await?;
             }
         }
-        let count = local.remove_service(call, &deploy.service.name).await?;
+        let count = target.remove(call, &deploy.service.name).await?;
         forget_route(plan, deploy, file, state, epoch).await?;
         Ok(count)
     }
     .await;
     // What was done counts more than a lock that could not be given back: its lease ends.
-    let _ = local.unlock(call, &key, &owner).await;
+    let _ = target.unlock(call, &key, &owner).await;
     result
 }
 

@@ -97,11 +97,7 @@ impl Local {
         Self { config, state, leases, masker, shell }
     }
 
-    /// Ends all instances of a service and removes all that was kept of it (`cdpipe down`). Answers how many instances were ended.
-    ///
-    /// # Errors
-    /// If instances can't be stopped, or files not removed.
-    pub async fn remove_service(&self, call: Call<'_>, service: &ServiceName) -> Result<usize, Fault> {
+    async fn remove_service(&self, call: Call<'_>, service: &ServiceName) -> Result<usize, Fault> {
         let state = self.state.service(service)?;
         if !state.folder().exists() {
             return Ok(0);
@@ -292,6 +288,10 @@ impl Target for Local {
         retain: u32,
     ) -> PortResult<'a, Vec<Instance>> {
         Box::pin(self.stop_instances(call, spec, instances, old, retain))
+    }
+
+    fn remove<'a>(&'a self, call: Call<'a>, service: &'a ServiceName) -> PortResult<'a, usize> {
+        Box::pin(self.remove_service(call, service))
     }
 
     fn exec<'a>(

@@ -6,8 +6,8 @@ use cdpipe_host::{HostRunner, HostSecrets, Local, LocalConfig, Masker, Policy, R
 use cdpipe_integrations::Integrations;
 use cdpipe_model::plan::{NodeKind, Plan, Step, StepKind};
 use cdpipe_model::ports::{Router, Target};
-use cdpipe_model::service::{Environment, TargetKind, TrafficKind};
-use cdpipe_model::{EnvName, Value};
+use cdpipe_model::service::{Environment, TargetKind, TrafficKind, TrafficSpec};
+use cdpipe_model::{EnvName, Fault, Value};
 use cdpipe_probe::Probes;
 use cdpipe_proxy::ProxyRouter;
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,8 +22,27 @@ const COMMAND_GRACE: Duration = Duration::from_secs(5);
 pub(crate) struct Wiring {
     /// What the engine acts through.
     pub ports: Ports,
-    /// The local targets again, for what only they can do.
-    pub locals: BTreeMap<EnvName, Arc<Local>>,
+}
+
+impl Wiring {
+    /// The target of an environment that the plan uses.
+    pub(crate) fn target(&self, environment: &EnvName) -> Result<&Arc<dyn Target>, Fault> {
+        self.ports.targets.get(environment).ok_or_else(|| {
+            Fault::new("no-target", format!("environment `{environment}` is not part of what the plan uses"))
+        })
+    }
+}
+
+/// What every target and router is made with.
+pub(crate) struct Site<'a> {
+    /// Folder of the pipeline's file: paths in it are relative to this.
+    pub base: &'a Path,
+    /// The project's state folder.
+    pub state: &'a Path,
+    /// Our own binary, for the processes that outlive us.
+    pub program: &'a Path,
+    /// Keeps secrets out of output.
+    pub masker: &'a Masker,
 }
 
 /// Wires the plan of the pipeline at `file` to this machine. Starts nothing.
@@ -38,30 +57,13 @@ pub(crate) fn wire(plan: &Plan, file: &Path, state: &Path) -> Result<Wiring, Fai
     let needed = environments(plan);
     let mut targets: BTreeMap<EnvName, Arc<dyn Target>> = BTreeMap::new();
     let mut routers: BTreeMap<EnvName, Arc<dyn Router>> = BTreeMap::new();
-    let mut locals = BTreeMap::new();
+    let site = Site { base: &base, state, program: &program, masker: &masker };
     for (name, environment) in plan.environments.iter().filter(|(name, _)| needed.contains(*name)) {
-        let local = match environment.target.kind {
-            TargetKind::Local => Arc::new(Local::new(
-                LocalConfig {
-                    state: local_dir(environment, &base, state),
-                    environment: name.clone(),
-                    base: base.clone(),
-                    supervisor: program.clone(),
-                    policy: Policy::default(),
-                },
-                masker.clone(),
-            )),
-            other => return Err(cannot(name, "target", other.as_str(), "local")),
-        };
-        targets.insert(name.clone(), Arc::clone(&local) as Arc<dyn Target>);
-        locals.insert(name.clone(), local);
-        match &environment.traffic {
-            None => {}
-            Some(traffic) if traffic.kind == TrafficKind::Proxy => {
-                let dir = proxy_dir(environment, &base, state);
-                routers.insert(name.clone(), Arc::new(ProxyRouter::new(program.clone(), dir)));
-            }
-            Some(traffic) => return Err(cannot(name, "router", traffic.kind.as_str(), "proxy")),
+        targets.insert(name.clone(), target(environment, &site)?);
+        if let Some(traffic) = &environment.traffic
+            && let Some(router) = router(environment, traffic, &site)?
+        {
+            routers.insert(name.clone(), router);
         }
     }
     let runner = HostRunner::new(
@@ -82,7 +84,48 @@ pub(crate) fn wire(plan: &Plan, file: &Path, state: &Path) -> Result<Wiring, Fai
         messenger: Arc::new(Integrations::new(base)),
         secrets: Arc::new(secrets),
     };
-    Ok(Wiring { ports, locals })
+    Ok(Wiring { ports })
+}
+
+/// Where the instances of an environment run.
+fn target(environment: &Environment, site: &Site<'_>) -> Result<Arc<dyn Target>, Failure> {
+    match environment.target.kind {
+        TargetKind::Local => Ok(local(environment, site)),
+        TargetKind::Docker | TargetKind::Swarm | TargetKind::Hosts | TargetKind::Kubernetes => {
+            Err(cannot(&environment.name, "target", environment.target.kind.as_str(), "local"))
+        }
+    }
+}
+
+/// What steers the traffic of an environment; `None` where nothing does.
+fn router(
+    environment: &Environment,
+    traffic: &TrafficSpec,
+    site: &Site<'_>,
+) -> Result<Option<Arc<dyn Router>>, Failure> {
+    match traffic.kind {
+        TrafficKind::Proxy => {
+            let dir = proxy_dir(environment, site.base, site.state);
+            Ok(Some(Arc::new(ProxyRouter::new(site.program.to_owned(), dir))))
+        }
+        TrafficKind::Nginx
+        | TrafficKind::Haproxy
+        | TrafficKind::Service
+        | TrafficKind::Istio
+        | TrafficKind::Gateway
+        | TrafficKind::Replicas => Err(cannot(&environment.name, "router", traffic.kind.as_str(), "proxy")),
+    }
+}
+
+fn local(environment: &Environment, site: &Site<'_>) -> Arc<dyn Target> {
+    let config = LocalConfig {
+        state: local_dir(environment, site.base, site.state),
+        environment: environment.name.clone(),
+        base: site.base.to_owned(),
+        supervisor: site.program.to_owned(),
+        policy: Policy::default(),
+    };
+    Arc::new(Local::new(config, site.masker.clone()))
 }
 
 fn cannot(environment: &EnvName, what: &str, kind: &str, instead: &str) -> Failure {
