@@ -105,24 +105,57 @@ fn the_page_of_the_command_lines_errors_is_that_of_the_codes() {
     );
 }
 
+/// A table for each target, a row for each strategy, a column for each router, and below them the sentences that cells point to.
 fn support_table() -> String {
-    use cdpipe_model::capability::{Support, support};
-    use cdpipe_model::service::{TargetKind, TrafficKind};
+    use cdpipe_model::capability::{DRIVEN_ROUTERS, DRIVEN_TARGETS, Support, router, support};
     use cdpipe_model::strategy::StrategyKind;
     use std::fmt::Write as _;
-    let mut table = String::from("| strategy | target | traffic | |\n|---|---|---|---|\n");
-    for strategy in StrategyKind::ALL {
-        for traffic in [Some(TrafficKind::Proxy), None] {
-            let target = TargetKind::Local;
-            let how = match support(strategy, target, traffic) {
-                Support::Exact => "exact".to_owned(),
-                Support::Approximate(why) => format!("nearly: {why}"),
-                Support::Refused(why) => format!("refused: {why}"),
-            };
-            let traffic = traffic.map_or("none".to_owned(), |traffic| format!("`{}`", traffic.as_str()));
-            writeln!(table, "| `{}` | `{}` | {traffic} | {how} |", strategy.as_str(), target.as_str())
+    let mut table = String::new();
+    let mut notes: Vec<&str> = Vec::new();
+    for target in DRIVEN_TARGETS {
+        let routers = DRIVEN_ROUTERS.iter().filter(|kind| router(**kind).targets.contains(target));
+        let columns: Vec<_> = routers.map(|kind| Some(*kind)).chain([None]).collect();
+        let heads = columns
+            .iter()
+            .map(|kind| kind.map_or("no traffic".to_owned(), |kind| format!("`{}`", kind.as_str())));
+        writeln!(table, "| `{}` | {} |", target.as_str(), heads.collect::<Vec<_>>().join(" | ")).unwrap();
+        writeln!(table, "|---{}|", "|---".repeat(columns.len())).unwrap();
+        for strategy in StrategyKind::ALL {
+            let cells = columns.iter().map(|traffic| {
+                let (word, why) = match support(strategy, *target, *traffic) {
+                    Support::Exact => return "exact".to_owned(),
+                    Support::Approximate(why) => ("nearly", why),
+                    Support::Refused(why) => ("refused", why),
+                };
+                let number = notes.iter().position(|note| *note == why).unwrap_or_else(|| {
+                    notes.push(why);
+                    notes.len() - 1
+                });
+                format!("{word} ({})", number + 1)
+            });
+            writeln!(table, "| `{}` | {} |", strategy.as_str(), cells.collect::<Vec<_>>().join(" | "))
                 .unwrap();
         }
+        table.push('\n');
+    }
+    for (number, note) in notes.iter().enumerate() {
+        writeln!(table, "{}. {note}", number + 1).unwrap();
+    }
+    table.push_str("\n| router | shares | headers | cookies | stays by cookie | stays by address | sees the drain | counts requests |\n");
+    table.push_str("|---|---|---|---|---|---|---|---|\n");
+    for kind in DRIVEN_ROUTERS {
+        let can = router(*kind);
+        let cells = [
+            can.weights,
+            can.header_rules,
+            can.cookie_rules,
+            can.sticky_cookie,
+            can.sticky_client_address,
+            can.observes_drain,
+            can.counts_requests,
+        ]
+        .map(|can| if can { "yes" } else { "no" });
+        writeln!(table, "| `{}` | {} |", kind.as_str(), cells.join(" | ")).unwrap();
     }
     table
 }

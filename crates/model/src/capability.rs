@@ -121,6 +121,12 @@ pub const ROUTERS: [RouterCapabilities; 7] = [
     },
 ];
 
+/// Targets that this version carries out; `check`, `graph` and `test` know all of them.
+pub const DRIVEN_TARGETS: &[TargetKind] = &[TargetKind::Local];
+
+/// Routers that this version carries out.
+pub const DRIVEN_ROUTERS: &[TrafficKind] = &[TrafficKind::Proxy];
+
 /// What this router can do.
 pub fn router(kind: TrafficKind) -> &'static RouterCapabilities {
     let at = match kind {
