@@ -19,10 +19,26 @@ pub(crate) fn free_port() -> Result<u16, String> {
         .map_err(|error| format!("no free port on 127.0.0.1: {error}"))
 }
 
+/// Whether nobody listens on this loopback port now.
+pub(crate) fn is_free(port: u16) -> bool {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+}
+
 /// Sends `request` to a loopback port and answers with the first bytes that come back.
 pub(crate) fn talk(port: u16, request: &str) -> Option<String> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let mut stream = TcpStream::connect_timeout(&address, ONE_TRY).ok()?;
+    stream.set_read_timeout(Some(ONE_TRY)).ok()?;
+    stream.set_write_timeout(Some(ONE_TRY)).ok()?;
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut answer = [0; 1024];
+    let count = stream.read(&mut answer).ok()?;
+    Some(String::from_utf8_lossy(&answer[..count]).into_owned())
+}
+
+/// Sends `request` to a Unix socket and answers with the first bytes that come back.
+pub(crate) fn talk_unix(path: &std::path::Path, request: &str) -> Option<String> {
+    let mut stream = std::os::unix::net::UnixStream::connect(path).ok()?;
     stream.set_read_timeout(Some(ONE_TRY)).ok()?;
     stream.set_write_timeout(Some(ONE_TRY)).ok()?;
     stream.write_all(request.as_bytes()).ok()?;

@@ -53,13 +53,29 @@ impl Daemon {
         command: impl Fn(u16) -> Result<Command, Trouble>,
         ready: impl Fn(u16) -> bool,
     ) -> Result<u16, Trouble> {
+        self.up_at(None, command, ready)
+    }
+
+    /// As [`Daemon::up`], first on the `usual` port if nobody else has it.
+    ///
+    /// # Errors
+    /// Those of [`Daemon::up`].
+    pub(crate) fn up_at(
+        &self,
+        mut usual: Option<u16>,
+        command: impl Fn(u16) -> Result<Command, Trouble>,
+        ready: impl Fn(u16) -> bool,
+    ) -> Result<u16, Trouble> {
         if let Some(port) = self.port(&ready) {
             return Ok(port);
         }
         self.down()?;
         let mut last = String::new();
         for _ in 0..TRIES {
-            let port = crate::net::free_port()?;
+            let port = match usual.take().filter(|port| crate::net::is_free(*port)) {
+                Some(port) => port,
+                None => crate::net::free_port()?,
+            };
             let pid = self.start(command(port)?, port)?;
             // Our child: a corpse has no start ticks, so `gone` sees its end although nobody waits for it.
             if crate::net::until(READY_WITHIN, || ready(port), || sys::start_ticks(pid).is_none()) {

@@ -9,10 +9,13 @@
 //! had says what to install, once, loudly; nothing listens anywhere but on 127.0.0.1.
 
 mod daemon;
+mod engine;
+mod images;
 mod install;
 mod nginx;
 mod prometheus;
 mod redis;
+mod registry;
 mod tools;
 
 use std::fs::{self, File};
@@ -108,6 +111,9 @@ const PARTS: &[&dyn Part] = &[
     &nginx::Nginx,
     &prometheus::Prometheus,
     &redis::Redis,
+    &registry::Registry,
+    &engine::DOCKER,
+    &engine::SWARM,
 ];
 
 /// The name for all parts that are binaries only.
@@ -121,7 +127,11 @@ pub(crate) struct Place {
 
 impl Place {
     fn of(part: &dyn Part) -> Self {
-        Self { dir: project::root().join(".lab").join(part.name()) }
+        Self::named(part.name())
+    }
+
+    fn named(part: &str) -> Self {
+        Self { dir: project::root().join(".lab").join(part) }
     }
 
     /// Whether `up` was asked for by a run that takes it down again, and not by a person.
