@@ -164,6 +164,13 @@ pub fn support(strategy: StrategyKind, target: TargetKind, traffic: Option<Traff
         (StrategyKind::BlueGreen, _, None) => {
             Support::Refused("blue_green needs a router that can switch all users at once")
         }
+        // Before a Swarm, a router that keeps a list of instances would not hear of tasks that the platform starts by itself: there
+        // cdpipe takes the steps, each instance a Swarm service of its own.
+        (
+            StrategyKind::Rolling,
+            TargetKind::Swarm,
+            Some(TrafficKind::Proxy | TrafficKind::Nginx | TrafficKind::Haproxy),
+        ) => Support::Exact,
         (StrategyKind::Rolling, TargetKind::Swarm | TargetKind::Kubernetes, _) => Support::Approximate(
             "the platform rolls by itself; progress is watched and the whole is undone at once",
         ),

@@ -213,7 +213,7 @@ impl Decide<'_> {
         (outcome, reason): Failure,
     ) -> Option<Record> {
         if let Some(action) = deploy.cursor.action {
-            return self.cancel_read(action);
+            return self.cancel_awaited(action);
         }
         if let Some(action) = deploy.watch.as_ref().and_then(|watch| watch.sampling)
             && !self.state.cancel_asked.contains(&action)
@@ -244,10 +244,14 @@ impl Decide<'_> {
         Some(Record::Undoing { step: step.clone(), reason, outcome, program: steps })
     }
 
-    /// Asks a read to stop; an effect is left to come to its end, which its deadline bounds.
-    fn cancel_read(&self, action: cdpipe_model::ActionId) -> Option<Record> {
-        let is_read = self.state.in_flight.get(&action).is_some_and(|action| !action.kind.is_effect());
-        (is_read && !self.state.cancel_asked.contains(&action)).then_some(Record::CancelAsked { action })
+    /// Asks a read to stop, and a roll of the platform: the roll to stable replaces it wherever it stands. Any other effect is left to
+    /// come to its end, which its deadline bounds.
+    fn cancel_awaited(&self, action: cdpipe_model::ActionId) -> Option<Record> {
+        let awaited =
+            self.state.in_flight.get(&action).is_some_and(|action| {
+                !action.kind.is_effect() || matches!(action.kind, ActionKind::Roll { .. })
+            });
+        (awaited && !self.state.cancel_asked.contains(&action)).then_some(Record::CancelAsked { action })
     }
 
     pub(crate) fn observe(&self, spec: &Deploy) -> ActionKind {

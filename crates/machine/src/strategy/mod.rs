@@ -43,9 +43,19 @@ impl Inputs<'_> {
         self.deploy.watch.as_ref()
     }
 
-    /// Whether the platform interleaves starting and stopping by itself.
+    /// Whether the platform interleaves starting and stopping by itself. Before a Swarm, a router that keeps a list of instances
+    /// would not hear of the ones that the platform starts, so there cdpipe takes the steps.
     fn platform_rolls(&self) -> bool {
-        matches!(self.environment.target.kind, TargetKind::Swarm | TargetKind::Kubernetes)
+        match self.environment.target.kind {
+            TargetKind::Kubernetes => true,
+            TargetKind::Swarm => !self.routed(),
+            TargetKind::Local | TargetKind::Docker | TargetKind::Hosts => false,
+        }
+    }
+
+    /// Whether the whole deploy is one roll of the platform.
+    fn is_roll(&self) -> bool {
+        self.platform_rolls() && matches!(self.deploy.strategy, Strategy::Rolling(_))
     }
 }
 
@@ -218,6 +228,10 @@ fn notes(inputs: &Inputs<'_>) -> Vec<String> {
 
 /// Removes what a dead run left. A leftover is never reused: nobody knows how far it came.
 fn sweep(inputs: &Inputs<'_>, stable: Option<&ObservedRelease>, steps: &mut Vec<ProgramStep>) {
+    if inputs.is_roll() {
+        // What a dead run left halfway is in the workload that the platform rolls: the roll replaces it.
+        return;
+    }
     let is_stray = |release: &&ObservedRelease| {
         stable.is_none_or(|stable| stable.id != release.id) && !release.instances.is_empty()
     };
@@ -280,7 +294,7 @@ fn first_deploy(inputs: &Inputs<'_>, program: &mut Program) {
             .push("first deploy: there is no stable release, so the canary's steps are skipped".to_owned());
     }
     let steps = &mut program.steps;
-    if inputs.platform_rolls() && matches!(inputs.deploy.strategy, Strategy::Rolling(_)) {
+    if inputs.is_roll() {
         steps.push(ProgramStep::Roll { side: Role::Candidate, count: inputs.replicas });
         verify(inputs, steps);
     } else {

@@ -2,6 +2,7 @@
 
 mod expectations;
 mod faults;
+mod roll;
 mod sweep;
 
 use crate::given::Given;
@@ -84,6 +85,23 @@ pub(crate) fn strategies() -> Vec<(&'static str, Arc<Given>)> {
             ),
         ),
         ("recreate", pipeline("recreate {}", true)),
+        ("rolling by the platform", rolled("rolling { batch = 2, pause = 5s, monitor = 2s }", true)),
+        ("rolling by the platform, stop first", rolled("rolling { batch = 1, order = stop_first }", true)),
+        ("the first roll", rolled("rolling {}", false)),
         ("the first deploy", pipeline("canary { step 10% for 10s }", false)),
     ]
+}
+
+/// The same service where the platform rolls by itself.
+pub(crate) fn rolled(strategy: &str, upgrade: bool) -> Arc<Given> {
+    let text = rolled_text(strategy);
+    Arc::new(Given::assumed(&plan(&text), "shop.cd", vec![text], upgrade, 0.0).unwrap())
+}
+
+fn rolled_text(strategy: &str) -> String {
+    text(strategy)
+        .replace("target local {}", "target swarm {}")
+        .replace("  traffic proxy {}\n", "")
+        .replace("command  = [\"./shop\"]", "image = \"shop:2\"\n  port = 8080")
+        .replace("  route    { listen = \"127.0.0.1:8080\" }\n", "")
 }

@@ -3,6 +3,7 @@
 //! It outlives engines, as the real one does: an engine that dies leaves behind what its effects did.
 
 mod others;
+mod roll;
 pub(crate) mod router;
 pub(crate) mod target;
 
@@ -122,6 +123,7 @@ struct Command {
 #[derive(Default)]
 struct State {
     services: BTreeMap<Place, Vec<Release>>,
+    rolls: BTreeMap<Place, roll::Roll>,
     routes: BTreeMap<(EnvName, Route), Routed>,
     locks: BTreeMap<LockKey, LockState>,
     epochs: BTreeMap<LockKey, u64>,
@@ -156,7 +158,10 @@ impl World {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        // What a platform does by itself goes on while nobody looks, and while no engine is there.
+        state.roll_on(&self.given, self.clock.now_ms());
+        state
     }
 
     pub(crate) fn now_ms(&self) -> u64 {

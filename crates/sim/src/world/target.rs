@@ -10,7 +10,7 @@ use cdpipe_model::observe::{Instance, Observation, ObservedRelease};
 use cdpipe_model::plan::LockKey;
 use cdpipe_model::ports::{Call, LockOwner, LockState, PortResult, Target};
 use cdpipe_model::release::ReleaseSpec;
-use cdpipe_model::strategy::OldRelease;
+use cdpipe_model::strategy::{OldRelease, RollPolicy};
 use cdpipe_model::{EnvName, Fault, ServiceName, Value};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ fn seen(releases: &[Release], now_ms: u64) -> Vec<ObservedRelease> {
         .collect()
 }
 
-fn instances_of(state: &State, place: &Place, spec: &ReleaseSpec, now_ms: u64) -> Vec<Instance> {
+pub(super) fn instances_of(state: &State, place: &Place, spec: &ReleaseSpec, now_ms: u64) -> Vec<Instance> {
     let id = spec.id();
     let releases = state.services.get(place).into_iter().flatten();
     let release = releases.into_iter().find(|release| release.id == id);
@@ -230,6 +230,17 @@ impl Target for SimTarget {
                 })
                 .await
         })
+    }
+
+    fn roll<'a>(
+        &'a self,
+        call: Call<'a>,
+        spec: &'a ReleaseSpec,
+        count: u32,
+        policy: &'a RollPolicy,
+        _fence: Option<u64>,
+    ) -> PortResult<'a, Vec<Instance>> {
+        Box::pin(self.world.roll(call, self.place(&spec.service), spec, count, policy))
     }
 
     fn exec<'a>(
