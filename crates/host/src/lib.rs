@@ -8,6 +8,7 @@
 //! - `runner` runs `run` steps through `commands`, the small process that each run with commands has, which outlives its engine.
 //! - `secrets` resolves secrets, `mask` keeps them out of output.
 //! - `lease` holds locks.
+//! - `transport` reaches files, programs and sockets for routers that live here.
 //!
 //! Deliberately not here: what should run where and when (`machine`), the journal (`engine`), traffic (`proxy`), containers.
 //!
@@ -31,9 +32,11 @@ mod runner;
 mod secrets;
 mod state;
 pub mod supervise;
+mod transport;
 
 pub use lease::Leases;
 pub use local::{Local, LocalConfig, Policy};
 pub use mask::{MASK, MaskStream, Masker, SHORTEST_BYTES};
 pub use runner::{HostRunner, RunnerConfig};
 pub use secrets::HostSecrets;
+pub use transport::LocalTransport;

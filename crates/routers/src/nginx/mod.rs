@@ -1,0 +1,412 @@
+//! nginx by one generated include at http level.
+//!
+//! A change is: under a lock, if nobody else has changed the file, write it, test it, reload, or put the old one back. Then it is
+//! *seen*: a small server of the include says which generation answers, and of the workers that were there before, none takes new
+//! connections any more. Those that are on their way out end with their last request; that is what a drain waits for.
+
+mod include;
+mod processes;
+
+use crate::bounds::{bounded, may_change, moved, not_routed, within};
+use cdpipe_model::event::Stream;
+use cdpipe_model::fault::Fault;
+use cdpipe_model::id::ReleaseId;
+use cdpipe_model::observe::{Instance, RouteTable};
+use cdpipe_model::ports::{Call, PortResult, Router};
+use cdpipe_model::service::Route;
+use cdpipe_model::transport::{Endpoint, Transport};
+use include::{END, Found, Include, STATUS_HOST};
+use processes::{Seen, Worker};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// How often a wait looks.
+const LOOK_EVERY: Duration = Duration::from_millis(60);
+/// How often a drain looks: each look is a command where nginx lives.
+const DRAIN_LOOK_EVERY: Duration = Duration::from_millis(150);
+/// Consecutive answers of the wanted generation.
+const ANSWERS: u32 = 3;
+/// The same where nginx's processes can't be seen: then only time tells that the old ones take nothing any more.
+const BLIND_ANSWERS: u32 = 20;
+/// How long one answer of the status server may take.
+const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+/// How often a write begins anew because somebody else was first.
+const ATTEMPTS: u32 = 5;
+
+/// One change of the file, all under a lock that ends with the process that holds it: compare, write beside, move over, test, reload, or
+/// put the old one back. Arguments: the file, its expected second line, the test, the reload (empty: none is needed).
+const CHANGE: &str = r#"set -u
+file=$1 expected=$2 check=$3 reload=$4 end=$5
+umask 022
+exec 9>>"$file.lock" || exit 71
+flock -w 15 9 || exit 72
+found=absent
+[ ! -e "$file" ] || found=$(sed -n 2p "$file")
+if [ "$found" != "$expected" ]; then exit 73; fi
+if [ -e "$file" ]; then
+  cp -p "$file" "$file.old" && cp -p "$file" "$file.new" || exit 74
+else
+  rm -f "$file.old" "$file.new"
+fi
+cat >"$file.new" || exit 74
+if [ "$end" != "" ] && [ "$(tail -n 1 "$file.new")" != "$end" ]; then rm -f "$file.new"; exit 74; fi
+sync "$file.new" 2>/dev/null
+mv -f "$file.new" "$file" || exit 74
+back() { if [ -e "$file.old" ]; then cp -p "$file.old" "$file.new" && mv -f "$file.new" "$file"; else rm -f "$file"; fi; }
+sh -c "$check" 9>&- </dev/null || { back; exit 75; }
+if [ "$reload" != "" ]; then sh -c "$reload" 9>&- </dev/null || { back; exit 76; }; fi
+exit 0
+"#;
+
+/// Where nginx is and how it is asked.
+#[derive(Debug, Clone)]
+pub struct NginxConfig {
+    /// Path of the include, as the transport understands it.
+    pub config: String,
+    /// `HOST:PORT` of loopback, where the include says which generation is in force.
+    pub status: String,
+    /// How a configuration is tested.
+    pub test: Vec<String>,
+    /// How it is reloaded.
+    pub reload: Vec<String>,
+    /// How long nginx may take to put a new configuration in force.
+    pub settle: Duration,
+}
+
+/// Steers traffic through an nginx.
+pub struct NginxRouter {
+    config: NginxConfig,
+    transport: Arc<dyn Transport>,
+}
+
+/// What the status server says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Status {
+    generation: String,
+    pid: u32,
+}
+
+/// Whether a generation is in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Force {
+    /// It is, and no other takes connections.
+    Yes,
+    /// Not yet; why, for people.
+    No(String),
+}
+
+impl NginxRouter {
+    /// `transport` leads to where nginx runs.
+    pub fn new(config: NginxConfig, transport: Arc<dyn Transport>) -> Self {
+        Self { config, transport }
+    }
+
+    fn name(&self) -> String {
+        format!("nginx on {}", self.transport.place())
+    }
+
+    async fn found(&self, call: Call<'_>) -> Result<Found, Fault> {
+        let bytes = self.transport.read(call, &self.config.config).await?;
+        Include::read(bytes.as_deref(), &self.config.config, &self.config.status)
+    }
+
+    /// Which generation answers now, and by which worker; `None` if nobody answers as one of ours.
+    async fn status(&self, call: Call<'_>, address: &str) -> Result<Option<Status>, Fault> {
+        let request = format!("GET / HTTP/1.0\r\nHost: {STATUS_HOST}\r\nConnection: close\r\n\r\n");
+        let to = Endpoint::Tcp(address.to_owned());
+        match self.transport.exchange(within(call, ANSWER_WITHIN), &to, request.as_bytes()).await {
+            Ok(answer) => Ok(parse_status(&String::from_utf8_lossy(&answer))),
+            Err(fault) if fault.kind == "unreachable" || fault.kind == "timed-out" => Ok(None),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// Every nginx worker of the place; empty where none can be seen.
+    async fn processes(&self, call: Call<'_>) -> Result<Vec<Seen>, Fault> {
+        let argv = ["sh", "-c", processes::LIST].map(str::to_owned);
+        let ran = self.transport.exec(call, &argv, b"").await?;
+        Ok(processes::parse(&ran.stdout))
+    }
+
+    /// The workers of our nginx, as far as they can be seen.
+    async fn workers(&self, call: Call<'_>, address: &str) -> Result<Vec<Worker>, Fault> {
+        let Some(status) = self.status(call, address).await? else { return Ok(Vec::new()) };
+        let seen = self.processes(call).await?;
+        let all = processes::siblings(&seen, status.pid).unwrap_or_default();
+        Ok(all.into_iter().map(|seen| seen.worker).collect())
+    }
+
+    /// Whether the file is in force: what answers is its generation, several times in a row, and none of the workers before takes
+    /// connections.
+    async fn in_force(&self, call: Call<'_>, include: &Include) -> Result<Force, Fault> {
+        let wanted = include.generation()?;
+        let mut needed = ANSWERS;
+        let mut answers = 0;
+        let mut looked = false;
+        while answers < needed {
+            match self.status(call, &include.status).await? {
+                None => {
+                    return Ok(Force::No(format!("nobody answers as cdpipe's status server on {}", include.status)));
+                }
+                Some(status) if status.generation != wanted => {
+                    return Ok(Force::No(format!("generation {} answers, not {wanted}", status.generation)));
+                }
+                Some(status) if !looked => {
+                    looked = true;
+                    let seen = self.processes(call).await?;
+                    if processes::siblings(&seen, status.pid).is_none() {
+                        needed = BLIND_ANSWERS;
+                    }
+                    let old = seen.iter().filter(|seen| !seen.quitting && include.replaced.contains(&seen.worker));
+                    let old = old.count();
+                    if old > 0 {
+                        return Ok(Force::No(format!("{old} workers of before still take connections")));
+                    }
+                }
+                Some(_) => {}
+            }
+            answers += 1;
+            if needed == BLIND_ANSWERS {
+                sleep(LOOK_EVERY).await;
+            }
+        }
+        Ok(Force::Yes)
+    }
+
+    /// Writes the file, tests it, and reloads if that is needed. Answers `false` if somebody else was first.
+    async fn change(&self, call: Call<'_>, mark: &str, text: &str, reload: bool) -> Result<bool, Fault> {
+        let path = &self.config.config;
+        let reload_line = if reload { shell_line(&self.config.reload) } else { String::new() };
+        let end = if text.trim_end().ends_with(END) { END } else { "" };
+        let argv = ["sh", "-c", CHANGE, "cdpipe", path, mark, &shell_line(&self.config.test), &reload_line, end];
+        let ran = self.transport.exec(call, &argv.map(str::to_owned), text.as_bytes()).await?;
+        let said: Vec<String> = ran.stderr.lines().chain(ran.stdout.lines()).map(str::to_owned).collect();
+        let said = said[said.len().saturating_sub(12)..].to_vec();
+        let place = self.transport.place();
+        let fault = match ran.status {
+            0 => return Ok(true),
+            73 => return Ok(false),
+            72 => Fault::new("busy", format!("somebody else has held {path}.lock on {place} for too long"))
+                .transient(),
+            75 => Fault::new(
+                "config-refused",
+                format!("nginx on {place} refuses the new {path}; the file is as it was: {}", last(&said)),
+            )
+            .help(format!("`{}` is what said so; it tests the whole configuration, not the include alone", self.config.test.join(" "))),
+            76 => Fault::new(
+                "router-unreachable",
+                format!("`{}` failed on {place}, and {path} is as it was: {}", self.config.reload.join(" "), last(&said)),
+            )
+            .help("see whether nginx runs, and set `reload` to the command that reloads it")
+            .transient(),
+            71 | 74 => Fault::new("file-failed", format!("cannot write {path} on {place}: {}", last(&said)))
+                .help("its folder must exist, and cdpipe must be allowed to write there"),
+            127 => Fault::new("command-failed", format!("a command is missing on {place}: {}", last(&said)))
+                .help("`sh`, `flock`, `grep` and the usual file commands must be there"),
+            status => Fault::new(
+                "command-failed",
+                format!("changing {path} on {place} ended with status {status}: {}", last(&said)),
+            ),
+        };
+        Err(fault.details(said))
+    }
+
+    async fn set(&self, call: Call<'_>, table: &RouteTable, seen: Option<&RouteTable>) -> Result<(), Fault> {
+        let path = &self.config.config;
+        for _ in 0..ATTEMPTS {
+            let found = self.found(call).await?;
+            let fenced = found.include.find(&table.route);
+            may_change(fenced.map(|fenced| (&fenced.table, fenced.epoch)), table, seen, call.epoch, path)?;
+            let done_already = fenced.is_some_and(|fenced| fenced.table == *table);
+            let same_owner = fenced.is_some_and(|fenced| fenced.epoch == call.epoch);
+            let in_force = done_already && self.in_force(call, &found.include).await? == Force::Yes;
+            if in_force && same_owner {
+                return Ok(());
+            }
+            let mut next = found.include.clone();
+            next.status.clone_from(&self.config.status);
+            next.put(table, call.epoch);
+            if !in_force {
+                next.replaced = self.workers(call, &found.include.status).await?;
+            }
+            let text = next.text()?;
+            if !self.change(call, &found.mark, &text, !in_force).await? {
+                continue;
+            }
+            return if in_force { Ok(()) } else { self.taken(call, &next, &text, &found).await };
+        }
+        Err(moved(format!("{path} was changed by somebody else {ATTEMPTS} times while it was written")))
+    }
+
+    /// Waits until nginx has taken the file; where it does not, the one before is put back.
+    async fn taken(&self, call: Call<'_>, next: &Include, text: &str, before: &Found) -> Result<(), Fault> {
+        let wanted = next.generation()?;
+        let until = Instant::now() + self.config.settle.min(call.deadline.mul_f32(0.7));
+        loop {
+            let status = self.status(call, &next.status).await?;
+            if status.as_ref().is_some_and(|status| status.generation == wanted) {
+                return Ok(());
+            }
+            if Instant::now() >= until {
+                break;
+            }
+            sleep(LOOK_EVERY).await;
+        }
+        let mark = text.lines().nth(1).unwrap_or_default();
+        let back = match &before.text {
+            Some(old) => self.change(call, mark, old, true).await.map(|_| ()),
+            None => self.transport.remove(call, &self.config.config).await,
+        };
+        let path = &self.config.config;
+        let went = match back {
+            Ok(()) => format!("{path} is as it was"),
+            Err(fault) => format!("{path} could not be put back ({fault})"),
+        };
+        Err(Fault::new(
+            "not-taken",
+            format!(
+                "nginx on {} was reloaded and does not serve the new {path} after {} s: nobody on {} says so; {went}",
+                self.transport.place(),
+                self.config.settle.as_secs(),
+                next.status
+            ),
+        )
+        .help(
+            "its error log says why: an address that another program listens on, or a configuration that does not include this file",
+        ))
+    }
+
+    async fn drained(
+        &self,
+        call: Call<'_>,
+        route: &Route,
+        release: &ReleaseId,
+        instances: &[Instance],
+        drain: Duration,
+    ) -> Result<(), Fault> {
+        let include = self.found(call).await?.include;
+        let table = include.find(route).map(|fenced| &fenced.table);
+        not_routed(table, release, instances, &self.name())?;
+        let until = Instant::now() + drain;
+        // Without a look at the processes there is nothing but time to go by.
+        let blind = match self.status(call, &include.status).await? {
+            Some(status) => processes::siblings(&self.processes(call).await?, status.pid).is_none(),
+            None => false,
+        };
+        loop {
+            let old = if blind {
+                1
+            } else {
+                let seen = self.processes(call).await?;
+                seen.iter().filter(|seen| include.replaced.contains(&seen.worker)).count()
+            };
+            if old == 0 {
+                return Ok(());
+            }
+            if Instant::now() >= until {
+                if !blind {
+                    call.sink.output(
+                        Stream::Stderr,
+                        &format!(
+                            "release {release} of service {}: {old} workers of nginx still have connections after {} ms; what is left to this release is cut",
+                            route.service,
+                            drain.as_millis()
+                        ),
+                    );
+                }
+                return Ok(());
+            }
+            call.sink.progress(&format!("draining release {release}: {old} workers of nginx finish their requests"));
+            sleep(DRAIN_LOOK_EVERY.min(until.saturating_duration_since(Instant::now()))).await;
+        }
+    }
+}
+
+impl Router for NginxRouter {
+    fn observe<'a>(&'a self, call: Call<'a>, route: &'a Route) -> PortResult<'a, Option<RouteTable>> {
+        Box::pin(async move {
+            bounded(call, &self.name(), async {
+                let found = self.found(call).await?;
+                Ok(found.include.find(route).map(|fenced| fenced.table.clone()))
+            })
+            .await
+        })
+    }
+
+    fn apply<'a>(
+        &'a self,
+        call: Call<'a>,
+        table: &'a RouteTable,
+        seen: Option<&'a RouteTable>,
+    ) -> PortResult<'a, ()> {
+        Box::pin(async move { bounded(call, &self.name(), self.set(call, table, seen)).await })
+    }
+
+    fn await_routed<'a>(&'a self, call: Call<'a>, table: &'a RouteTable) -> PortResult<'a, ()> {
+        Box::pin(async move {
+            bounded(call, &self.name(), async {
+                loop {
+                    let include = self.found(call).await?.include;
+                    let found = include.find(&table.route).map(|fenced| &fenced.table);
+                    if found != Some(table) {
+                        return Err(moved(format!(
+                            "{} does not hold the table that was written: expected {}, found {}",
+                            self.config.config,
+                            crate::bounds::shares(Some(table)),
+                            crate::bounds::shares(found)
+                        )));
+                    }
+                    match self.in_force(call, &include).await? {
+                        Force::Yes => return Ok(()),
+                        Force::No(why) => call.sink.progress(&format!("nginx is not there yet: {why}")),
+                    }
+                    sleep(LOOK_EVERY).await;
+                }
+            })
+            .await
+        })
+    }
+
+    fn await_drained<'a>(
+        &'a self,
+        call: Call<'a>,
+        route: &'a Route,
+        release: &'a ReleaseId,
+        instances: &'a [Instance],
+        drain: Duration,
+    ) -> PortResult<'a, ()> {
+        Box::pin(async move {
+            bounded(call, &self.name(), self.drained(call, route, release, instances, drain)).await
+        })
+    }
+
+    fn requests<'a>(
+        &'a self,
+        _call: Call<'a>,
+        _route: &'a Route,
+    ) -> PortResult<'a, Option<BTreeMap<ReleaseId, u64>>> {
+        // nginx counts connections as a whole, not requests for each release.
+        Box::pin(std::future::ready(Ok(None)))
+    }
+}
+
+/// `cdpipe GENERATION PID` in an answer.
+fn parse_status(answer: &str) -> Option<Status> {
+    let body = answer.split_once("\r\n\r\n")?.1;
+    let mut words = body.split_whitespace();
+    (words.next() == Some("cdpipe")).then_some(())?;
+    Some(Status { generation: words.next()?.to_owned(), pid: words.next()?.parse().ok()? })
+}
+
+/// A line for `sh` that is exactly these words.
+fn shell_line(argv: &[String]) -> String {
+    argv.iter().map(|word| format!("'{}'", word.replace('\'', "'\\''"))).collect::<Vec<_>>().join(" ")
+}
+
+/// The line that says most: nginx's own complaint, else the last one.
+fn last(said: &[String]) -> String {
+    let complaint = said.iter().find(|line| line.contains("[emerg]") || line.contains("[alert]"));
+    complaint.or(said.last()).cloned().unwrap_or_else(|| "it said nothing".to_owned())
+}
