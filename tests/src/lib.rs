@@ -10,6 +10,7 @@
 
 pub mod cases;
 pub mod deployed;
+pub mod edge;
 pub mod lab;
 pub mod load;
 pub mod moments;

@@ -147,7 +147,8 @@ fn write_file(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let there = std::fs::metadata(&path).ok();
     let temporary = temporary_beside(&path);
     let written = (|| {
-        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+        let mut file =
+            std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
         let mode = there.as_ref().map_or(mode, |there| there.mode() & 0o7777);
         // Not what the umask leaves of it.
         file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode))?;
@@ -224,7 +225,8 @@ impl Transport for LocalTransport {
                 }
             };
             let unreachable = |error: io::Error| {
-                Fault::new("unreachable", format!("{name} on this machine does not answer: {error}")).transient()
+                Fault::new("unreachable", format!("{name} on this machine does not answer: {error}"))
+                    .transient()
             };
             answer.map_err(unreachable)?.await.map_err(unreachable)
         }))

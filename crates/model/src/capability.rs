@@ -67,10 +67,11 @@ pub const ROUTERS: [RouterCapabilities; 7] = [
     RouterCapabilities {
         kind: TrafficKind::Haproxy,
         weights: true,
-        header_rules: true,
-        cookie_rules: true,
-        sticky_cookie: true,
-        sticky_client_address: true,
+        // A runtime socket makes no rules, and its hash of addresses knows servers, not releases.
+        header_rules: false,
+        cookie_rules: false,
+        sticky_cookie: false,
+        sticky_client_address: false,
         observes_drain: true,
         counts_requests: true,
         targets: &[TargetKind::Local, TargetKind::Docker, TargetKind::Swarm, TargetKind::Hosts],
@@ -125,7 +126,7 @@ pub const ROUTERS: [RouterCapabilities; 7] = [
 pub const DRIVEN_TARGETS: &[TargetKind] = &[TargetKind::Local];
 
 /// Routers that this version carries out.
-pub const DRIVEN_ROUTERS: &[TrafficKind] = &[TrafficKind::Proxy];
+pub const DRIVEN_ROUTERS: &[TrafficKind] = &[TrafficKind::Proxy, TrafficKind::Nginx, TrafficKind::Haproxy];
 
 /// What this router can do.
 pub fn router(kind: TrafficKind) -> &'static RouterCapabilities {

@@ -40,17 +40,14 @@ pub(crate) fn not_routed(
     instances: &[Instance],
     router: &str,
 ) -> Result<(), Fault> {
-    let Some(entry) =
-        table.and_then(|table| table.entries.iter().find(|entry| entry.release == *release))
+    let Some(entry) = table.and_then(|table| table.entries.iter().find(|entry| entry.release == *release))
     else {
         return Ok(());
     };
     let routed = if instances.is_empty() {
         !entry.members.is_empty()
     } else {
-        instances
-            .iter()
-            .any(|instance| entry.members.iter().any(|member| member.instance == instance.id))
+        instances.iter().any(|instance| entry.members.iter().any(|member| member.instance == instance.id))
     };
     if routed {
         return Err(Fault::new(

@@ -12,9 +12,10 @@
 //! claimed to be in force was seen to be. What somebody else has changed is never overwritten.
 
 mod bounds;
-//HA mod haproxy;
+mod change;
+mod haproxy;
 mod hash;
 mod nginx;
 
-//HA pub use haproxy::{HaproxyConfig, HaproxyRouter};
+pub use haproxy::{HaproxyConfig, HaproxyRouter};
 pub use nginx::{NginxConfig, NginxRouter};

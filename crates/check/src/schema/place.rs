@@ -140,6 +140,14 @@ static NGINX: Body = Body::new(
         Setting::new("container", Kind::Str(Form::Plain), "The container nginx runs in, if it does."),
         Setting::new("test", Kind::Argv, "How a configuration is tested.").default("[\"nginx\", \"-t\"]"),
         Setting::new("reload", Kind::Argv, "How it is reloaded.").default("[\"nginx\", \"-s\", \"reload\"]"),
+        Setting::new(
+            "status",
+            Kind::Listen,
+            "A free loopback address of nginx's machine, where the include says what is in force.",
+        )
+        .default("8899"),
+        Setting::new("settle", Kind::Duration(1), "How long a reload may take to have effect.")
+            .default("10s"),
     ],
     &[],
 );

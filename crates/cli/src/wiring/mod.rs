@@ -1,5 +1,7 @@
 //! From a plan to the things that carry it out: which target, router, runner and so on stand behind each name.
 
+mod routers;
+
 use crate::failure::{self, Failure};
 use cdpipe_engine::Ports;
 use cdpipe_host::{HostRunner, HostSecrets, Local, LocalConfig, Masker, Policy, RunnerConfig};
@@ -43,6 +45,8 @@ pub(crate) struct Site<'a> {
     pub program: &'a Path,
     /// Keeps secrets out of output.
     pub masker: &'a Masker,
+    /// Variables that no process of ours inherits: sources of secrets.
+    pub hidden_env: &'a [String],
 }
 
 /// Wires the plan of the pipeline at `file` to this machine. Starts nothing.
@@ -57,7 +61,7 @@ pub(crate) fn wire(plan: &Plan, file: &Path, state: &Path) -> Result<Wiring, Fai
     let needed = environments(plan);
     let mut targets: BTreeMap<EnvName, Arc<dyn Target>> = BTreeMap::new();
     let mut routers: BTreeMap<EnvName, Arc<dyn Router>> = BTreeMap::new();
-    let site = Site { base: &base, state, program: &program, masker: &masker };
+    let site = Site { base: &base, state, program: &program, masker: &masker, hidden_env: &hidden_env };
     for (name, environment) in plan.environments.iter().filter(|(name, _)| needed.contains(*name)) {
         targets.insert(name.clone(), target(environment, &site)?);
         if let Some(traffic) = &environment.traffic
@@ -108,12 +112,11 @@ fn router(
             let dir = proxy_dir(environment, site.base, site.state);
             Ok(Some(Arc::new(ProxyRouter::new(site.program.to_owned(), dir))))
         }
-        TrafficKind::Nginx
-        | TrafficKind::Haproxy
-        | TrafficKind::Service
-        | TrafficKind::Istio
-        | TrafficKind::Gateway
-        | TrafficKind::Replicas => Err(cannot(&environment.name, "router", traffic.kind.as_str(), "proxy")),
+        TrafficKind::Nginx => routers::nginx(environment, traffic, site).map(Some),
+        TrafficKind::Haproxy => routers::haproxy(environment, traffic, site).map(Some),
+        TrafficKind::Service | TrafficKind::Istio | TrafficKind::Gateway | TrafficKind::Replicas => {
+            Err(cannot(&environment.name, "router", traffic.kind.as_str(), "proxy"))
+        }
     }
 }
 

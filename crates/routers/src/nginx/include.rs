@@ -15,7 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 /// First line of a file of ours.
-const TITLE: &str = "# Written by cdpipe at each deploy. A change by hand is refused: change the pipeline instead.";
+const TITLE: &str =
+    "# Written by cdpipe at each deploy. A change by hand is refused: change the pipeline instead.";
 /// First line of a file that a person made to let nginx start before the first deploy.
 pub(crate) const SEED: &str = "# cdpipe: replace me";
 const CHECK: &str = "# cdpipe-check: ";
@@ -198,10 +199,8 @@ impl Include {
             let address = listen.strip_prefix(':').unwrap_or(listen);
             plain(address, "listen")?;
             if !servers.contains_key(&(listen, None)) {
-                let _ = write!(
-                    out,
-                    "\nserver {{\n    listen {address} default_server;\n    return 404;\n}}\n"
-                );
+                let _ =
+                    write!(out, "\nserver {{\n    listen {address} default_server;\n    return 404;\n}}\n");
             }
             for ((_, host), tables) in servers.iter().filter(|((other, _), _)| *other == listen) {
                 let _ = writeln!(out, "\nserver {{");
@@ -244,7 +243,9 @@ fn plain(text: &str, what: &str) -> Result<(), Fault> {
     if fits {
         return Ok(());
     }
-    Err(invalid(format!("expected a `{what}` of letters, digits and `-._~:/[]*%+@!,` for nginx, found `{text}`")))
+    Err(invalid(format!(
+        "expected a `{what}` of letters, digits and `-._~:/[]*%+@!,` for nginx, found `{text}`"
+    )))
 }
 
 fn location(out: &mut String, at: &str, table: &RouteTable) {
@@ -270,12 +271,8 @@ fn location(out: &mut String, at: &str, table: &RouteTable) {
 
 /// The variable that holds the upstream group a request goes to, without `$`.
 pub(crate) fn variable(route: &Route) -> String {
-    let service: String = route
-        .service
-        .as_str()
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
-        .collect();
+    let service: String =
+        route.service.as_str().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
     match &route.listen {
         // The user's own server names it, so it must be known beforehand.
         None => format!("cdpipe_upstream_{service}"),
@@ -288,7 +285,8 @@ pub(crate) fn variable(route: &Route) -> String {
 
 /// The upstream group of a release. A name that may stand in a Host header.
 fn group(variable: &str, entry: &RouteEntry) -> String {
-    let name = variable.strip_prefix("cdpipe_upstream_").unwrap_or(variable).replace('_', "-").to_ascii_lowercase();
+    let name =
+        variable.strip_prefix("cdpipe_upstream_").unwrap_or(variable).replace('_', "-").to_ascii_lowercase();
     format!("cdpipe-{name}-{}", hash(&format!("{variable} {}", entry.release)).get(..10).unwrap_or_default())
 }
 
@@ -315,9 +313,13 @@ fn route(out: &mut String, table: &RouteTable, name: &str) -> Result<(), Fault> 
     // First match wins: each map falls through to the next.
     for (index, rule) in table.rules.iter().enumerate() {
         let this = if index == 0 { name.to_owned() } else { format!("{name}_rule{index}") };
-        let next = if index + 1 == table.rules.len() { last.clone() } else { format!("{name}_rule{}", index + 1) };
+        let next =
+            if index + 1 == table.rules.len() { last.clone() } else { format!("{name}_rule{}", index + 1) };
         let Some(group) = groups.get(rule.release.as_str()) else {
-            return Err(invalid(format!("a rule leads to release {}, which is not in the table", rule.release)));
+            return Err(invalid(format!(
+                "a rule leads to release {}, which is not in the table",
+                rule.release
+            )));
         };
         let (of, pattern) = match &rule.matches {
             RouteMatch::Header { name, value } => {
@@ -327,9 +329,10 @@ fn route(out: &mut String, table: &RouteTable, name: &str) -> Result<(), Fault> 
                 }
                 (format!("$http_{header}"), format!("^{}\\z", exactly(value)))
             }
-            RouteMatch::Cookie { name, value } => {
-                ("$http_cookie".to_owned(), format!("(?:^|;[ ]*){}={}[ ]*(?:;|\\z)", exactly(name), exactly(value)))
-            }
+            RouteMatch::Cookie { name, value } => (
+                "$http_cookie".to_owned(),
+                format!("(?:^|;[ ]*){}={}[ ]*(?:;|\\z)", exactly(name), exactly(value)),
+            ),
         };
         let _ = write!(out, "map {of} ${this} {{\n    default ${next};\n    \"~{pattern}\" {group};\n}}\n");
     }
@@ -356,7 +359,8 @@ fn share(out: &mut String, table: &RouteTable, name: &str, groups: &BTreeMap<&st
     };
     let _ = writeln!(out, "split_clients \"{key}\" ${name} {{");
     for entry in first {
-        let _ = writeln!(out, "    {}.{:02}% {};", entry.weight_bp / 100, entry.weight_bp % 100, group(entry));
+        let _ =
+            writeln!(out, "    {}.{:02}% {};", entry.weight_bp / 100, entry.weight_bp % 100, group(entry));
     }
     let _ = write!(out, "    * {};\n}}\n", group(rest));
 }

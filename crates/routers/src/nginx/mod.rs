@@ -8,6 +8,7 @@ mod include;
 mod processes;
 
 use crate::bounds::{bounded, may_change, moved, not_routed, within};
+use crate::change::Change;
 use cdpipe_model::event::Stream;
 use cdpipe_model::fault::Fault;
 use cdpipe_model::id::ReleaseId;
@@ -34,31 +35,6 @@ const BLIND_ANSWERS: u32 = 20;
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 /// How often a write begins anew because somebody else was first.
 const ATTEMPTS: u32 = 5;
-
-/// One change of the file, all under a lock that ends with the process that holds it: compare, write beside, move over, test, reload, or
-/// put the old one back. Arguments: the file, its expected second line, the test, the reload (empty: none is needed).
-const CHANGE: &str = r#"set -u
-file=$1 expected=$2 check=$3 reload=$4 end=$5
-umask 022
-exec 9>>"$file.lock" || exit 71
-flock -w 15 9 || exit 72
-found=absent
-[ ! -e "$file" ] || found=$(sed -n 2p "$file")
-if [ "$found" != "$expected" ]; then exit 73; fi
-if [ -e "$file" ]; then
-  cp -p "$file" "$file.old" && cp -p "$file" "$file.new" || exit 74
-else
-  rm -f "$file.old" "$file.new"
-fi
-cat >"$file.new" || exit 74
-if [ "$end" != "" ] && [ "$(tail -n 1 "$file.new")" != "$end" ]; then rm -f "$file.new"; exit 74; fi
-sync "$file.new" 2>/dev/null
-mv -f "$file.new" "$file" || exit 74
-back() { if [ -e "$file.old" ]; then cp -p "$file.old" "$file.new" && mv -f "$file.new" "$file"; else rm -f "$file"; fi; }
-sh -c "$check" 9>&- </dev/null || { back; exit 75; }
-if [ "$reload" != "" ]; then sh -c "$reload" 9>&- </dev/null || { back; exit 76; }; fi
-exit 0
-"#;
 
 /// Where nginx is and how it is asked.
 #[derive(Debug, Clone)]
@@ -148,7 +124,10 @@ impl NginxRouter {
         while answers < needed {
             match self.status(call, &include.status).await? {
                 None => {
-                    return Ok(Force::No(format!("nobody answers as cdpipe's status server on {}", include.status)));
+                    return Ok(Force::No(format!(
+                        "nobody answers as cdpipe's status server on {}",
+                        include.status
+                    )));
                 }
                 Some(status) if status.generation != wanted => {
                     return Ok(Force::No(format!("generation {} answers, not {wanted}", status.generation)));
@@ -159,7 +138,8 @@ impl NginxRouter {
                     if processes::siblings(&seen, status.pid).is_none() {
                         needed = BLIND_ANSWERS;
                     }
-                    let old = seen.iter().filter(|seen| !seen.quitting && include.replaced.contains(&seen.worker));
+                    let old =
+                        seen.iter().filter(|seen| !seen.quitting && include.replaced.contains(&seen.worker));
                     let old = old.count();
                     if old > 0 {
                         return Ok(Force::No(format!("{old} workers of before still take connections")));
@@ -177,40 +157,16 @@ impl NginxRouter {
 
     /// Writes the file, tests it, and reloads if that is needed. Answers `false` if somebody else was first.
     async fn change(&self, call: Call<'_>, mark: &str, text: &str, reload: bool) -> Result<bool, Fault> {
-        let path = &self.config.config;
-        let reload_line = if reload { shell_line(&self.config.reload) } else { String::new() };
         let end = if text.trim_end().ends_with(END) { END } else { "" };
-        let argv = ["sh", "-c", CHANGE, "cdpipe", path, mark, &shell_line(&self.config.test), &reload_line, end];
-        let ran = self.transport.exec(call, &argv.map(str::to_owned), text.as_bytes()).await?;
-        let said: Vec<String> = ran.stderr.lines().chain(ran.stdout.lines()).map(str::to_owned).collect();
-        let said = said[said.len().saturating_sub(12)..].to_vec();
-        let place = self.transport.place();
-        let fault = match ran.status {
-            0 => return Ok(true),
-            73 => return Ok(false),
-            72 => Fault::new("busy", format!("somebody else has held {path}.lock on {place} for too long"))
-                .transient(),
-            75 => Fault::new(
-                "config-refused",
-                format!("nginx on {place} refuses the new {path}; the file is as it was: {}", last(&said)),
-            )
-            .help(format!("`{}` is what said so; it tests the whole configuration, not the include alone", self.config.test.join(" "))),
-            76 => Fault::new(
-                "router-unreachable",
-                format!("`{}` failed on {place}, and {path} is as it was: {}", self.config.reload.join(" "), last(&said)),
-            )
-            .help("see whether nginx runs, and set `reload` to the command that reloads it")
-            .transient(),
-            71 | 74 => Fault::new("file-failed", format!("cannot write {path} on {place}: {}", last(&said)))
-                .help("its folder must exist, and cdpipe must be allowed to write there"),
-            127 => Fault::new("command-failed", format!("a command is missing on {place}: {}", last(&said)))
-                .help("`sh`, `flock`, `grep` and the usual file commands must be there"),
-            status => Fault::new(
-                "command-failed",
-                format!("changing {path} on {place} ended with status {status}: {}", last(&said)),
-            ),
+        let change = Change {
+            path: &self.config.config,
+            mark,
+            text,
+            end,
+            check: &self.config.test,
+            reload: if reload { &self.config.reload } else { &[] },
         };
-        Err(fault.details(said))
+        change.carry_out(call, &*self.transport).await
     }
 
     async fn set(&self, call: Call<'_>, table: &RouteTable, seen: Option<&RouteTable>) -> Result<(), Fault> {
@@ -318,7 +274,9 @@ impl NginxRouter {
                 }
                 return Ok(());
             }
-            call.sink.progress(&format!("draining release {release}: {old} workers of nginx finish their requests"));
+            call.sink.progress(&format!(
+                "draining release {release}: {old} workers of nginx finish their requests"
+            ));
             sleep(DRAIN_LOOK_EVERY.min(until.saturating_duration_since(Instant::now()))).await;
         }
     }
@@ -398,15 +356,4 @@ fn parse_status(answer: &str) -> Option<Status> {
     let mut words = body.split_whitespace();
     (words.next() == Some("cdpipe")).then_some(())?;
     Some(Status { generation: words.next()?.to_owned(), pid: words.next()?.parse().ok()? })
-}
-
-/// A line for `sh` that is exactly these words.
-fn shell_line(argv: &[String]) -> String {
-    argv.iter().map(|word| format!("'{}'", word.replace('\'', "'\\''"))).collect::<Vec<_>>().join(" ")
-}
-
-/// The line that says most: nginx's own complaint, else the last one.
-fn last(said: &[String]) -> String {
-    let complaint = said.iter().find(|line| line.contains("[emerg]") || line.contains("[alert]"));
-    complaint.or(said.last()).cloned().unwrap_or_else(|| "it said nothing".to_owned())
 }

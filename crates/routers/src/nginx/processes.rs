@@ -32,10 +32,8 @@ pub(crate) struct Seen {
 pub(crate) fn parse(text: &str) -> Vec<Seen> {
     let mut lines = text.lines();
     let first = lines.next().unwrap_or_default();
-    let quitting: Vec<u32> = first
-        .split_whitespace()
-        .filter_map(|word| word.strip_suffix("/cmdline")?.parse().ok())
-        .collect();
+    let quitting: Vec<u32> =
+        first.split_whitespace().filter_map(|word| word.strip_suffix("/cmdline")?.parse().ok()).collect();
     let seen = |line: &str| {
         let pid = line.split(' ').next()?.parse().ok()?;
         // The name may hold blanks and brackets, so fields are counted from the last bracket.
