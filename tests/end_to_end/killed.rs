@@ -10,8 +10,12 @@ use std::collections::BTreeMap;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-/// Seeds that are always tried. `cargo xtask soak` tries more: `$CDPIPE_KILLED_CASES` counts on from 1.
+/// Seeds that are always tried. `cargo xtask soak` tries 1 to 200: `$CDPIPE_KILLED_CASES` is how many, counted from 1, or `FROM..TO`,
+/// both tried.
 const SEEDS: [u64; 5] = [3, 17, 29, 58, 101];
+
+/// Seeds that are tried one after the other on one service under one load; then come a new service and a new load.
+const SEEDS_OF_ONE_SHOP: usize = 25;
 
 /// For what only a very busy machine delays.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -151,9 +155,9 @@ fn kinds(place: &Place) -> BTreeMap<String, usize> {
     kinds
 }
 
-/// How many runs there are, and whether one can be resumed.
+/// How many runs there are, and whether one can be resumed. Without a limit it would be told of the newest twenty.
 fn runs(place: &Place) -> (usize, bool) {
-    let ended = place.run(["runs", "--json"]).unwrap();
+    let ended = place.run(["runs", "--json", "--limit", "100000"]).unwrap();
     assert_code(&ended, 0);
     let said: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
     let runs = said["runs"].as_array().unwrap();
@@ -182,12 +186,24 @@ fn deploy_and_kill(shop: &Deployed, version: &str, seed: u64, usual: Duration) {
     }
 }
 
+/// The seeds to try.
+fn seeds() -> Vec<u64> {
+    let Ok(asked) = std::env::var("CDPIPE_KILLED_CASES") else { return SEEDS.to_vec() };
+    let (from, to) = asked.split_once("..").unwrap_or(("1", &asked));
+    (from.parse().unwrap()..=to.parse().unwrap()).collect()
+}
+
 #[test]
 fn killed_at_any_moment_a_run_ends_as_if_it_had_not_been() {
-    let seeds: Vec<u64> = match std::env::var("CDPIPE_KILLED_CASES") {
-        Ok(count) => (1..=count.parse().unwrap()).collect(),
-        Err(_) => SEEDS.to_vec(),
-    };
+    let seeds = seeds();
+    assert!(!seeds.is_empty(), "no seed to try");
+    for seeds in seeds.chunks(SEEDS_OF_ONE_SHOP) {
+        killed_at_any_moment(seeds);
+    }
+}
+
+/// Seeds one after the other on one service, with load on it all the while.
+fn killed_at_any_moment(seeds: &[u64]) {
     let shop = Deployed::with(include_str!("../pipelines/killed.cd")).unwrap();
     let deploy = |version: &str| {
         assert_code(&shop.place.run(["run", FILE, "--set", &format!("version={version}")]).unwrap(), 0);
@@ -211,7 +227,7 @@ fn killed_at_any_moment_a_run_ends_as_if_it_had_not_been() {
     let mut effects_expected = "before v0\nafter v0\nbefore uncrashed\nafter uncrashed\n".to_owned();
     for seed in seeds {
         let version = format!("seed-{seed}");
-        deploy_and_kill(&shop, &version, seed, usual);
+        deploy_and_kill(&shop, &version, *seed, usual);
         effects_expected += &format!("before {version}\nafter {version}\n");
         assert_eq!(effects(&shop.place), effects_expected, "seed {seed}");
         let answer = shop.ask().unwrap();
@@ -220,8 +236,11 @@ fn killed_at_any_moment_a_run_ends_as_if_it_had_not_been() {
         assert!(same, "seed {seed}: runs {:?}, expected {expected:?}", kinds(&shop.place));
         let lock = shop.place.run(["unlock", "shop", "here"]).unwrap();
         assert!(lock.stdout.contains("is free\n"), "seed {seed}: {lock:?}");
+        println!("seed {seed}: as if it had not been killed");
     }
+    // The load must have lasted: a service that nobody asks loses no request.
+    assert!(began.elapsed() < length, "the load was over before the seeds {seeds:?} were");
     let report = load.stop().unwrap();
-    assert!(report.failures().is_empty(), "{report}");
+    assert!(report.failures().is_empty(), "seeds {seeds:?}: {report}");
     println!("{report}");
 }
