@@ -1,11 +1,14 @@
 //! The binary's exact answers. Each folder under `cases` holds files and a `transcript.txt`: lines that begin with `$ ` are typed into
 //! a shell in a copy of the folder (lines with `## ` are remarks), what follows is all that is answered (both streams, in order), and `[exit 2]` where it is not 0.
+//! Where `> ` lines follow, the command runs at a terminal, and they are what is typed there; `> ^D` ends the input.
 //!
 //! What differs between two runs that did the same (times, ids, processes) is replaced by a word.
 //!
 //! `CDPIPE_BLESS=1 cargo test -p cdpipe --test transcripts` writes what is answered now into the transcripts; read the diff.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+mod terminal;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -23,11 +26,12 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// What the shell answers to one command.
-fn answer(command: &str, dir: &Path, home: &Path) -> String {
+/// What the shell answers to one command; with lines to type, at a terminal.
+fn answer(command: &str, typed: &[String], dir: &Path, home: &Path) -> String {
     let binary = Path::new(env!("CARGO_BIN_EXE_cdpipe")).parent().unwrap();
     let path = format!("{}:{}", binary.display(), std::env::var("PATH").unwrap());
-    let output = Command::new("sh")
+    let mut shell = Command::new("sh");
+    shell
         .arg("-c")
         .arg(format!("exec 2>&1\n{command}"))
         .current_dir(dir)
@@ -36,16 +40,18 @@ fn answer(command: &str, dir: &Path, home: &Path) -> String {
         .env("HOME", home)
         .env("USER", "ada")
         .env("TZ", "UTC")
-        .env("LC_ALL", "C.UTF-8")
-        .stdin(std::process::Stdio::null())
-        .output()
-        .unwrap();
-    let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+        .env("LC_ALL", "C.UTF-8");
+    let (mut text, status) = if typed.is_empty() {
+        let output = shell.stdin(std::process::Stdio::null()).output().unwrap();
+        (String::from_utf8_lossy(&output.stdout).into_owned(), output.status)
+    } else {
+        terminal::run(shell.env("NO_COLOR", "1"), typed)
+    };
     text = text.replace(&dir.display().to_string(), "$PWD").replace(&home.display().to_string(), "$HOME");
     if !text.is_empty() && !text.ends_with('\n') {
         text.push_str("[no newline]\n");
     }
-    match output.status.code() {
+    match status.code() {
         Some(0) => {}
         Some(code) => text.push_str(&format!("[exit {code}]\n")),
         None => text.push_str("[killed]\n"),
@@ -58,11 +64,11 @@ fn normal(text: &str) -> String {
     let rules = [
         (r"\b\d{8}-\d{6}-[0-9a-f]{4}\b", "RUN"),
         (r"ada@\S+ pid \d+", "ada@HOST pid PID"),
-        (r"ada@[^\s,]+", "ada@HOST"),
+        (r"ada@[^\s,)]+", "ada@HOST"),
         (r"process \d+ on \S+", "process PID on HOST"),
         (r"process \d+", "process PID"),
         (r"after \d+(\.\d+)?ms", "after TIME"),
-        (r"(?m)^\[ *[0-9dhms.]+\]", "[TIME]"),
+        (r"(?m)(^|\? )\[ *[0-9dhms.]+\]", "$1[TIME]"),
         (r"\b(in|after|since|took|lasts) \d+(\.\ds|m\d\ds)", "$1 TIME"),
         (r"(?m) +\d+(\.\ds|m\d\ds)$", "  TIME"),
         (r" +\d+(\.\ds|m\d\ds)(  \d{4}-)", "  TIME$2"),
@@ -86,12 +92,19 @@ fn replay(folder: &Path) -> (String, String) {
     let dir = work.path().canonicalize().unwrap();
     copy(folder, &dir);
     let mut actual = String::new();
-    for line in transcript.lines() {
+    let mut lines = transcript.lines().peekable();
+    while let Some(line) = lines.next() {
         // Remarks stay where they are, before the command that they are about.
         if line.starts_with("## ") {
             actual.push_str(&format!("{line}\n"));
         } else if let Some(command) = line.strip_prefix("$ ") {
-            actual.push_str(&format!("$ {command}\n{}\n", normal(&answer(command, &dir, home.path()))));
+            let mut typed = Vec::new();
+            while let Some(line) = lines.next_if(|line| line.starts_with("> ")) {
+                typed.push(line["> ".len()..].to_owned());
+            }
+            actual.push_str(&format!("$ {command}\n"));
+            typed.iter().for_each(|line| actual.push_str(&format!("> {line}\n")));
+            actual.push_str(&format!("{}\n", normal(&answer(command, &typed, &dir, home.path()))));
         }
     }
     (transcript, actual)
