@@ -19,6 +19,7 @@ mod history;
 mod inputs;
 mod keyboard;
 mod load;
+mod override_gate;
 mod people;
 mod planning;
 mod preview;

@@ -2,6 +2,7 @@
 
 use crate::failure::{self, Failure};
 use cdpipe_engine::{RunSummary, Store, StoreError};
+use cdpipe_model::plan::Plan;
 use cdpipe_model::record::RunHeader;
 use cdpipe_model::{NodeId, RunId};
 use std::path::{Path, PathBuf};
@@ -158,7 +159,7 @@ pub(crate) fn meant(store: &Store, words: &[String], or_last: bool) -> Result<Me
         [run, name, ..] => (find_run(store, run)?, Some(name)),
     };
     let header = store.header(&run.run)?;
-    let node = name.map(|name| node_named(&header, name)).transpose()?;
+    let node = name.map(|name| node_named(&header.plan, &format!("run {}", header.run), name)).transpose()?;
     Ok(Meant { run, header, node })
 }
 
@@ -167,25 +168,23 @@ fn no_run(word: &str) -> Failure {
         .help("`cdpipe runs` lists them")
 }
 
-/// The stage or gate of this name.
-pub(crate) fn node_named(header: &RunHeader, name: &str) -> Result<NodeId, Failure> {
-    if let Some(node) = header.plan.nodes.iter().find(|node| node.name == name) {
+/// The stage or gate of this name; `what` is the run or the pipeline that should have it.
+pub(crate) fn node_named(plan: &Plan, what: &str, name: &str) -> Result<NodeId, Failure> {
+    if let Some(node) = plan.nodes.iter().find(|node| node.name == name) {
         return Ok(node.id);
     }
-    let mut near: Vec<(usize, &str)> = header
-        .plan
+    let mut near: Vec<(usize, &str)> = plan
         .nodes
         .iter()
         .map(|node| (crate::files::distance(name, &node.name), node.name.as_str()))
         .collect();
     near.sort_unstable();
-    let all: Vec<&str> = header.plan.nodes.iter().map(|node| node.name.as_str()).take(12).collect();
+    let all: Vec<&str> = plan.nodes.iter().map(|node| node.name.as_str()).take(12).collect();
     let help = match near.first() {
         Some((far, best)) if *far <= 1 + name.len() / 3 => format!("did you mean `{best}`?"),
         _ => format!("it has {}", all.join(", ")),
     };
-    Err(Failure::new(&failure::NOT_POSSIBLE, format!("run {} has no stage or gate `{name}`", header.run))
-        .help(help))
+    Err(Failure::new(&failure::NOT_POSSIBLE, format!("{what} has no stage or gate `{name}`")).help(help))
 }
 
 /// A new run's id: time and a few random digits.

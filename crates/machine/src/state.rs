@@ -25,6 +25,8 @@ pub(crate) struct NodeState {
     pub(crate) reason: Option<Fault>,
     pub(crate) outputs: BTreeMap<String, Value>,
     pub(crate) work: Option<Box<Work>>,
+    /// Of a gate that a person has opened without its conditions before it began.
+    pub(crate) overridden: bool,
     /// Of a gate that people have opened: what they saw.
     pub(crate) approved: Option<Box<SeenPlaces>>,
 }

@@ -42,7 +42,11 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> Ended {
         },
     };
     let header = Arc::new(store.header(&run.run)?);
-    let node = args.words.get(1).map(|name| state::node_named(&header, name)).transpose()?;
+    let node = args
+        .words
+        .get(1)
+        .map(|name| state::node_named(&header.plan, &format!("run {}", header.run), name))
+        .transpose()?;
     let style = Style { color: ui.out.color, unicode: ui.out.unicode };
     let stdout = std::io::stdout();
     let mut reporter: Box<dyn Reporter> = if args.json {

@@ -3,6 +3,7 @@
 use crate::commands::{Ended, runs};
 use crate::drive::{self, ShowArgs};
 use crate::failure::{self, Failure};
+use crate::override_gate::{self, OverrideArgs};
 use crate::state;
 use crate::ui::Ui;
 use cdpipe_engine::{RunState, Store};
@@ -23,6 +24,8 @@ pub(crate) struct Args {
     #[arg(long, visible_alias = "as-started")]
     accept_changes: bool,
     #[command(flatten)]
+    overrides: OverrideArgs,
+    #[command(flatten)]
     show: ShowArgs,
 }
 
@@ -33,9 +36,11 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> Ended {
         Some(part) => state::find_run(&store, part)?,
         None => state::only_unfinished(&store)?,
     };
+    let overrides = args.overrides.signals(&store.header(&run.run)?.plan, &format!("run {}", run.run))?;
     if run.state == RunState::Running {
         let (folded, _) = crate::history::fold(&store, &run.run)?;
         if folded.paused {
+            override_gate::send(&store, &run.run, overrides)?;
             store.send(&run.run, Signal::Continue { by: state::user() })?;
             ui.print(&format!("run {} goes on\n", run.run));
             return Ok(0);
@@ -47,10 +52,11 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> Ended {
         }
         // The way back failed, and someone has mended what was in its way.
         store.reopen(&run.run, Signal::Continue { by: state::user() })?;
+        override_gate::send(&store, &run.run, overrides)?;
         return drive::resume(&store, &run.run, &args.show, ui);
     }
     runs::resumable(&run)?;
-    go_on(&store, &run.run, args.accept_changes, &args.show, ui)
+    go_on(&store, &run.run, args.accept_changes, overrides, &args.show, ui)
 }
 
 /// Goes on with a run that can be resumed. Says first what it finds.
@@ -58,6 +64,7 @@ pub(crate) fn go_on(
     store: &Arc<Store>,
     run: &RunId,
     accept_changes: bool,
+    overrides: Vec<Signal>,
     show: &ShowArgs,
     ui: &Ui,
 ) -> Ended {
@@ -65,6 +72,7 @@ pub(crate) fn go_on(
         unchanged(store, run)?;
     }
     let (folded, _) = crate::history::fold(store, run)?;
+    override_gate::send(store, run, overrides)?;
     if folded.paused {
         store.send(run, Signal::Continue { by: state::user() })?;
     }

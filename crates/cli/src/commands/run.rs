@@ -4,6 +4,7 @@ use crate::commands::{Ended, resume, runs};
 use crate::drive::{self, ShowArgs, What};
 use crate::failure::{self, Failure};
 use crate::inputs::{self, InputArgs};
+use crate::override_gate::{self, OverrideArgs};
 use crate::planning::{self, Planned};
 use crate::preview;
 use crate::saved::SavedPlan;
@@ -38,6 +39,8 @@ pub(crate) struct Args {
     #[arg(long)]
     abandon: bool,
     #[command(flatten)]
+    overrides: OverrideArgs,
+    #[command(flatten)]
     show: ShowArgs,
 }
 
@@ -60,6 +63,7 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> Ended {
         (None, None) => return Err(Failure::new(&failure::BAD_ARGUMENT, "no pipeline is named")),
     };
     let plan = planned.plan;
+    let overrides = args.overrides.signals(&plan, "the pipeline")?;
     if must_last(&plan) && std::env::var_os("CI").is_some_and(|ci| ci == "true") && !state::is_chosen() {
         return Err(Failure::new(
             &failure::NO_STATE,
@@ -79,7 +83,8 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> Ended {
     let line = Line::stand(&store, &file, &run);
     if let Some(run) = settle_unfinished(&line, &plan, args, ui)? {
         drop(line);
-        return resume::go_on(&store, &run, false, &args.show, ui);
+        let overrides = args.overrides.signals(&store.header(&run)?.plan, &format!("run {run}"))?;
+        return resume::go_on(&store, &run, false, overrides, &args.show, ui);
     }
     let header = Arc::new(RunHeader {
         journal_version: JOURNAL_VERSION,
@@ -93,6 +98,7 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> Ended {
         git,
     });
     let journal = store.begin(&header)?;
+    override_gate::send(&store, &header.run, overrides)?;
     drop(line);
     drive::drive(What::New(header), journal, &store, wiring, &args.show, ui)
 }

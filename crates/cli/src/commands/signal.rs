@@ -4,6 +4,7 @@ use crate::commands::Ended;
 use crate::drive::{self, ShowArgs};
 use crate::failure::{self, Failure};
 use crate::history;
+use crate::override_gate;
 use crate::state::{self, Meant};
 use crate::ui::Ui;
 use cdpipe_engine::{RunState, Store};
@@ -93,6 +94,7 @@ pub(crate) fn approve(args: &Approve, ui: &Ui) -> Ended {
         let by = asked.by.clone();
         let node = asked
             .node(|_, now| now.started_at_ms.is_some() && now.finished.is_none(), "no gate is closed")?;
+        let node = override_gate::gate(&asked.meant.header.plan, node)?;
         let reason = args.reason.clone().unwrap_or_default();
         return asked.send(
             Signal::Override { node, by, reason },

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 const WITHIN: Duration = Duration::from_secs(60);
 
 /// Runs a command at a terminal at which these lines are typed, and answers all that is seen there.
-pub fn run(command: &mut Command, typed: &[String]) -> (String, ExitStatus) {
+pub(crate) fn run(command: &mut Command, typed: &[String]) -> (String, ExitStatus) {
     let mut person = File::from(openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap());
     grantpt(&person).unwrap();
     unlockpt(&person).unwrap();

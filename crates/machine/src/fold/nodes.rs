@@ -57,6 +57,7 @@ pub(super) fn node_started(state: &mut State, plan: &Plan, id: NodeId, attempt: 
     node.attempt = attempt;
     let mut work = Work::default();
     work.gate.metrics = metrics;
+    work.gate.overridden = std::mem::take(&mut node.overridden);
     work.gate.begun_ms = (!is_stage).then_some(now_ms);
     work.frames.push(Frame { block: Block::Main, index: 0, step: None, ended: None });
     node.work = Some(Box::new(work));

@@ -33,6 +33,8 @@ pub(super) fn signalled(state: &mut State, plan: &Plan, signal: &Signal) {
         Signal::Override { node, .. } => {
             if let Some(work) = state.work_mut(Some(*node)) {
                 work.gate.overridden = true;
+            } else if let Some(node) = state.node_mut(*node) {
+                node.overridden = true;
             }
             state.mark(Some(*node));
         }
