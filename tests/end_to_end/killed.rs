@@ -130,6 +130,59 @@ fn a_run_that_is_given_up_leaves_no_command() {
     assert!(place.running().is_empty(), "left: {:?}", place.running());
 }
 
+#[test]
+fn a_run_that_is_given_up_leaves_no_command_whose_supervisor_was_killed_either() {
+    let place = Place::new().unwrap();
+    // One that hears TERM, and one that does not, each with a child of its own.
+    let stage = |name: &str, trap: &str| {
+        format!("stage {name} {{\n  run \"{trap}sleep 600 & echo begun >> effects; sleep 600; wait\"\n}}\n")
+    };
+    place.write("wait.cd", stage("polite", "") + &stage("deaf", "trap '' TERM; ")).unwrap();
+    let mut run = spawn(&place, &["run", "wait.cd"]);
+    assert!(comes_true(PATIENCE, || effects(&place) == "begun\nbegun\n"), "the commands never began");
+    kill(&mut run);
+    for pid in supervisors(&place) {
+        kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+    }
+    assert!(comes_true(PATIENCE, || supervisors(&place).is_empty()));
+    assert!(place.running().len() >= 4, "the commands should go on: {:?}", place.running());
+    let ended = place.run(["runs", "--abandon", ""]).unwrap();
+    assert_code(&ended, 0);
+    assert!(ended.stdout.contains("2 commands of it were ended"), "{}", ended.stdout);
+    assert!(comes_true(PATIENCE, || place.running().is_empty()), "left: {:?}", place.running());
+}
+
+#[test]
+fn what_is_kept_of_commands_goes_with_the_next_run_if_its_own_was_killed_in_its_last_clean_up() {
+    let place = killed_while_waiting("ask");
+    let kept = || -> Vec<String> {
+        let entries = std::fs::read_dir(place.state().join("commands")).unwrap();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    let unfinished = kept();
+    assert_eq!(unfinished.len(), 1);
+    // As it stands when an engine is killed after the last record and before its clean-up, or within it.
+    place.write("other.cd", "stage only {\n  run \"true\"\n}\n").unwrap();
+    assert_code(&place.run(["run", "other.cd"]).unwrap(), 0);
+    let over = place.run(["runs", "--json", "--limit", "1"]).unwrap();
+    let over: serde_json::Value = serde_json::from_str(&over.stdout).unwrap();
+    let over = over["runs"][0]["run"].as_str().unwrap();
+    for left in [over.to_owned(), format!(".{over}.1.1.1.tmp")] {
+        std::fs::create_dir(place.state().join("commands").join(&left)).unwrap();
+        std::fs::write(place.state().join("commands").join(&left).join("record"), "\n").unwrap();
+    }
+    assert_eq!(kept().len(), 3);
+    assert_code(&place.run(["run", "other.cd"]).unwrap(), 0);
+    // What an unfinished run needs stays, and its command goes on.
+    assert_eq!(kept(), unfinished);
+    place.write("go", "").unwrap();
+    assert_code(&place.run(["resume"]).unwrap(), 0);
+    assert_eq!(effects(&place), "begun\nlater 42\n");
+}
+
 /// Steele, Lea, Flood: the same seed gives the same numbers.
 struct SplitMix(u64);
 

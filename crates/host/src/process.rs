@@ -172,6 +172,19 @@ pub(crate) fn with_environment(entry: &str) -> Vec<ProcessRef> {
         .collect()
 }
 
+/// Living members of the group of a command that nobody supervises any more, known by the entry that all it starts carries. Without
+/// the id of its leader the group is that of a member which leads one.
+pub(crate) fn orphans_of(leader: Option<u32>, entry: &str) -> Vec<ProcessRef> {
+    let carriers: Vec<(u32, Stat)> =
+        scan().into_iter().filter(|(pid, stat)| !stat.is_dead() && has_entry(*pid, entry)).collect();
+    let leads = |(pid, stat): &&(u32, Stat)| *pid == stat.group;
+    let Some(group) = leader.or_else(|| carriers.iter().find(leads).map(|(pid, _)| *pid)) else {
+        return Vec::new();
+    };
+    let members = carriers.into_iter().filter(|(_, stat)| stat.group == group);
+    members.filter_map(|(pid, _)| ProcessRef::of(pid)).collect()
+}
+
 /// Sends a signal to a process group; that it is gone already is fine.
 pub(crate) fn signal_group(group: u32, signal: Signal) {
     if let Some(group) = to_pid(group) {

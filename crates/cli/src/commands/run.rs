@@ -78,6 +78,10 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> Ended {
         saved.check_seen(&preview::ask(preview::preview(&plan, &wiring.ports))?)?;
     }
     let store = Store::open(&dir)?;
+    // Of a run that nobody knows any more, or that can't be read now, nothing is removed.
+    cdpipe_host::commands::sweep(&wiring::commands_dir(&dir), |run| {
+        store.run(run).is_ok_and(|run| !run.state.is_unfinished())
+    });
     let run = state::new_run_id();
     // Held until the run has begun: of several that are started at once, one after the other looks and begins.
     let line = Line::stand(&store, &file, &run);

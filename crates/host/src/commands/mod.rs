@@ -29,7 +29,9 @@ pub(crate) use client::{Client, ClientConfig, Event, Following, Past, Tale};
 pub(crate) use protocol::{Ended, How, Start};
 
 use crate::durable::{FileLock, remove_folder};
+use crate::process::{self, ProcessRef};
 use cdpipe_model::{EffectId, Fault, RunId};
+use rustix::process::Signal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -42,6 +44,12 @@ pub const EFFECT_VARIABLE: &str = "CDPIPE_EFFECT";
 
 /// How often a supervisor that should end is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
+
+/// How long a command without a supervisor may take to end after TERM.
+const ORPHAN_GRACE: Duration = Duration::from_secs(5);
+
+/// How often one is looked at, and told again: what it has started meanwhile has not heard it.
+const ORPHAN_LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// The whole life of a supervisor: `supervise-commands DIR`.
 pub(crate) fn main(folder: &Path) -> ExitCode {
@@ -134,24 +142,77 @@ pub fn forget(all: &Path, run: &RunId, wait: Duration) -> Result<(), Fault> {
     remove_folder(folder.path())
 }
 
-/// Ends every command of a run that nobody drives, and with them their supervisor: TERM, a grace, KILL. For a run that is given up.
-/// Answers how many commands there were.
+/// Removes what is kept of the commands of runs that are over: an engine that was killed in its last clean-up has left it. What has a
+/// supervisor still is left alone, and so is what can't be removed; the next call tries again. Answers how many there were.
+pub fn sweep(all: &Path, is_over: impl Fn(&RunId) -> bool) -> usize {
+    let Ok(entries) = std::fs::read_dir(all) else { return 0 };
+    let mut swept = 0;
+    for entry in entries.flatten() {
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        let folder = Folder::at(entry.path());
+        // What a removal that was cut short has left bears the name of no run.
+        let removed_half = name.starts_with('.') && name.ends_with(".tmp");
+        if FileLock::is_held(&folder.lock()) || !(removed_half || is_over(&RunId(name))) {
+            continue;
+        }
+        swept += usize::from(remove_folder(folder.path()).is_ok());
+    }
+    swept
+}
+
+/// Ends every command of a run that nobody drives, and with them their supervisor: TERM, a grace, KILL; also those whose supervisor was
+/// killed. For a run that is given up. Answers how many commands there were.
 ///
 /// # Errors
-/// `busy` if they did not end in time.
+/// `busy` if they did not end in time; if what is kept of them can't be read.
 pub fn end_all(all: &Path, run: &RunId, wait: Duration) -> Result<usize, Fault> {
     let folder = Folder::of_run(all, run.as_str());
-    if !FileLock::is_held(&folder.lock()) {
-        return Ok(0);
+    let supervised = if FileLock::is_held(&folder.lock()) { end_supervised(&folder, run, wait)? } else { 0 };
+    Ok(supervised + end_orphans(&folder, run, wait)?)
+}
+
+/// Those whose supervisor is gone. They are known by the effect they were started for, never by a process id alone.
+fn end_orphans(folder: &Folder, run: &RunId, wait: Duration) -> Result<usize, Fault> {
+    let unended = record::unended(folder)?;
+    let living = || -> Vec<Vec<ProcessRef>> {
+        let of = |(effect, pid): &(String, Option<u32>)| {
+            process::orphans_of(*pid, &format!("{EFFECT_VARIABLE}={effect}"))
+        };
+        unended.iter().map(of).filter(|members| !members.is_empty()).collect()
+    };
+    let count = living().len();
+    let begun = Instant::now();
+    let mut signal = Signal::TERM;
+    loop {
+        let left = living();
+        if left.is_empty() {
+            return Ok(count);
+        }
+        if begun.elapsed() >= wait {
+            let message = format!("{count} commands of run {run} do not end although they were killed");
+            return Err(Fault::new("busy", message).transient());
+        }
+        if begun.elapsed() >= ORPHAN_GRACE.min(wait / 2) {
+            signal = Signal::KILL;
+        }
+        for member in left.iter().flatten() {
+            member.signal(signal).map_err(|error| {
+                Fault::new("busy", format!("process {} of run {run} can't be ended: {error}", member.pid))
+            })?;
+        }
+        std::thread::sleep(ORPHAN_LOOK_EVERY);
     }
+}
+
+fn end_supervised(folder: &Folder, run: &RunId, wait: Duration) -> Result<usize, Fault> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Fault::new("busy", format!("the commands of run {run} can't be ended: {error}")))?;
-    let count = runtime.block_on(client::end_all(&folder, wait))?;
+    let count = runtime.block_on(client::end_all(folder, wait))?;
     // With it goes the connection, and a supervisor does not end while it has one.
     drop(runtime);
-    wait_for_end(&folder, wait)?;
+    wait_for_end(folder, wait)?;
     Ok(count)
 }
 

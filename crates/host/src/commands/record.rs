@@ -8,6 +8,7 @@ use crate::process;
 use cdpipe_model::Fault;
 use cdpipe_model::event::Stream;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -26,6 +27,17 @@ enum Entry {
     Out { effect: String, lines: Vec<WireLine> },
     /// Its end, and where output stands that no engine took: from, to.
     End { effect: String, ended: Ended, unseen: Option<(u64, u64)> },
+}
+
+impl Entry {
+    fn effect(&self) -> &str {
+        match self {
+            Entry::Start { effect, .. }
+            | Entry::Pid { effect, .. }
+            | Entry::Out { effect, .. }
+            | Entry::End { effect, .. } => effect,
+        }
+    }
 }
 
 /// The writing end.
@@ -134,6 +146,31 @@ pub(super) fn read(folder: &Folder, effect: &str) -> Result<Told, Fault> {
     Ok(told)
 }
 
+/// Commands that were started and have no end, each with its process where that is known.
+///
+/// # Errors
+/// If the record is there and can't be read.
+pub(super) fn unended(folder: &Folder) -> Result<Vec<(String, Option<u32>)>, Fault> {
+    let file = match File::open(folder.record()) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(io_fault("read", &folder.record(), &error)),
+    };
+    let mut unended = BTreeMap::new();
+    each_entry(
+        BufReader::new(file),
+        |_| true,
+        |entry| match entry {
+            Entry::Start { effect, .. } => drop(unended.insert(effect, None)),
+            Entry::Pid { effect, pid } => drop(unended.insert(effect, Some(pid))),
+            Entry::Out { .. } => {}
+            Entry::End { effect, .. } => drop(unended.remove(&effect)),
+        },
+    )
+    .map_err(|error| io_fault("read", &folder.record(), &error))?;
+    Ok(unended.into_iter().collect())
+}
+
 /// Output of an effect in this part of the record.
 ///
 /// # Errors
@@ -159,26 +196,35 @@ pub(super) fn output(
 }
 
 /// Whole entries of this effect; what is damaged is passed over.
-fn each_line(mut reader: impl io::BufRead, effect: &str, mut give: impl FnMut(Entry)) -> io::Result<()> {
+fn each_line(reader: impl io::BufRead, effect: &str, mut give: impl FnMut(Entry)) -> io::Result<()> {
     let mark = format!("{{\"effect\":{}", serde_json::to_string(effect).unwrap_or_default());
+    each_entry(
+        reader,
+        |line| line.contains(&mark),
+        |entry| {
+            if entry.effect() == effect {
+                give(entry);
+            }
+        },
+    )
+}
+
+/// Whole entries whose line may be of interest; what is damaged is passed over.
+fn each_entry(
+    mut reader: impl io::BufRead,
+    of_interest: impl Fn(&str) -> bool,
+    mut give: impl FnMut(Entry),
+) -> io::Result<()> {
     let mut line = String::new();
     loop {
         line.clear();
         if reader.read_line(&mut line)? == 0 {
             return Ok(());
         }
-        if line.contains(&mark)
+        if of_interest(&line)
             && let Ok(entry) = serde_json::from_str::<Entry>(&line)
         {
-            let of = match &entry {
-                Entry::Start { effect, .. }
-                | Entry::Pid { effect, .. }
-                | Entry::Out { effect, .. }
-                | Entry::End { effect, .. } => effect,
-            };
-            if of == effect {
-                give(entry);
-            }
+            give(entry);
         }
     }
 }
