@@ -251,12 +251,12 @@ fn killed_at_any_moment_a_run_ends_as_if_it_had_not_been() {
     let seeds = seeds();
     assert!(!seeds.is_empty(), "no seed to try");
     for seeds in seeds.chunks(SEEDS_OF_ONE_SHOP) {
-        killed_at_any_moment(seeds);
+        killed_at_any_moment(seeds, &|line| println!("{line}"));
     }
 }
 
 /// Seeds one after the other on one service, with load on it all the while.
-fn killed_at_any_moment(seeds: &[u64]) {
+fn killed_at_any_moment(seeds: &[u64], say: &dyn Fn(&str)) {
     let shop = Deployed::with(include_str!("../pipelines/killed.cd")).unwrap();
     let deploy = |version: &str| {
         assert_code(&shop.place.run(["run", FILE, "--set", &format!("version={version}")]).unwrap(), 0);
@@ -289,11 +289,11 @@ fn killed_at_any_moment(seeds: &[u64]) {
         assert!(same, "seed {seed}: runs {:?}, expected {expected:?}", kinds(&shop.place));
         let lock = shop.place.run(["unlock", "shop", "here"]).unwrap();
         assert!(lock.stdout.contains("is free\n"), "seed {seed}: {lock:?}");
-        println!("seed {seed}: as if it had not been killed");
+        say(&format!("seed {seed}: as if it had not been killed"));
     }
     // The load must have lasted: a service that nobody asks loses no request.
     assert!(began.elapsed() < length, "the load was over before the seeds {seeds:?} were");
     let report = load.stop().unwrap();
     assert!(report.failures().is_empty(), "seeds {seeds:?}: {report}");
-    println!("{report}");
+    say(&report.to_string());
 }

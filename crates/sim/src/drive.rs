@@ -227,12 +227,15 @@ fn judge(
     let mut judged: BTreeSet<Place> = BTreeSet::new();
     for deploy in ends {
         judged.insert(deploy.place.clone());
-        if deploy.given_up {
-            continue;
-        }
-        if let Err(text) = settled(world, &deploy.place, deploy.serves.as_ref()) {
-            find(FindingKind::NeitherState, format!("{} in {}", deploy.place.1, deploy.place.0), text);
-        }
+        let Err(text) = settled(world, &deploy.place, deploy.serves.as_ref()) else { continue };
+        let whole = |release: &ReleaseId| settled(world, &deploy.place, Some(release)).is_ok();
+        let text = match &deploy.given_up {
+            None => text,
+            // What the deploy was to bring is there whole: an end that nobody asked for, and no broken one.
+            Some(candidate) if whole(candidate) => continue,
+            Some(_) => format!("the rollback failed: {text}"),
+        };
+        find(FindingKind::NeitherState, format!("{} in {}", deploy.place.1, deploy.place.0), text);
     }
     for served in &given.serving {
         if !judged.contains(&served.place)

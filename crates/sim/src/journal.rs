@@ -23,8 +23,8 @@ pub(crate) struct DeployEnd {
     pub(crate) place: (cdpipe_model::EnvName, cdpipe_model::ServiceName),
     /// What should serve now; `None` for nothing.
     pub(crate) serves: Option<ReleaseId>,
-    /// The undo failed, and says so: a person looks at it.
-    pub(crate) given_up: bool,
+    /// The undo failed, and says so: then this is what the deploy was to bring, and it may be there whole all the same.
+    pub(crate) given_up: Option<ReleaseId>,
 }
 
 pub(crate) struct SimJournal {
@@ -103,7 +103,7 @@ impl SimJournal {
         let Some(place) = self.place(step) else { return };
         let succeeded = outcome == Outcome::Succeeded;
         let serves = if succeeded { Some(candidate.id()) } else { before };
-        let given_up = outcome == Outcome::RollbackFailed;
+        let given_up = (outcome == Outcome::RollbackFailed).then(|| candidate.id());
         state.ends.insert(place.clone(), DeployEnd { place: place.clone(), serves, given_up });
         drop(state);
         if succeeded {

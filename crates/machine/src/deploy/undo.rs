@@ -13,7 +13,14 @@ use cdpipe_model::record::{Record, TimerId, TimerPurpose};
 use cdpipe_model::release::ReleaseSpec;
 use cdpipe_model::{Fault, Outcome};
 
-/// First wait before a transient fault of an undo is tried again; it doubles up to the longest.
+/// The fault of instances that had all the time they may take: it was a wait of its own, and a person should know now.
+const NOT_READY: &str = "not-ready";
+
+/// How often an action of an undo is tried whose fault is said not to go away. Who says so may be wrong, and what is at stake is a person
+/// who is called at night; what an undo does can be done again.
+const UNDO_TRIES: u32 = 4;
+
+/// First wait before a fault of an undo is tried again; it doubles up to the longest.
 const UNDO_RETRY_MS: u64 = 500;
 
 const UNDO_RETRY_MAX_MS: u64 = 15_000;
@@ -53,8 +60,9 @@ impl Decide<'_> {
             return None;
         }
         if let Some((outcome, fault)) = &deploy.cursor.failed {
-            // The way back is worth several attempts; only its own deadline ends them, or a fault that will not go away.
-            let again = fault.transient || *outcome == Outcome::TimedOut;
+            // The way back is worth several attempts; only its own deadline ends them, or a fault that does not go away.
+            let doubtful = fault.kind != NOT_READY && deploy.cursor.retries.saturating_add(1) < UNDO_TRIES;
+            let again = fault.transient || *outcome == Outcome::TimedOut || doubtful;
             if !again {
                 return Some(self.rollback_failed(step, spec, deploy, undo, fault));
             }

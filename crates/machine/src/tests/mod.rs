@@ -276,6 +276,34 @@ fn silence_holds_and_then_goes_back() {
 }
 
 #[test]
+fn whatever_action_fails_once_on_the_way_back_it_gets_there() {
+    for strategy in strategies() {
+        let (header, mut world, stable, _) = prepared(strategy.clone(), 3);
+        world.failing_command = Some("smoke".into());
+        let mut clean = Driver::new(&header, world.clone());
+        let mut undone_from = 0;
+        let outcome = clean.run(&mut |at, action, _| {
+            if matches!(action.kind, ActionKind::Run(_)) {
+                undone_from = at + 1;
+            }
+            None
+        });
+        assert_eq!(outcome, Outcome::RolledBack, "{strategy:?}");
+        assert!(undone_from > 0 && undone_from < clean.actions, "{strategy:?}");
+        for failing in undone_from..=clean.actions {
+            let mut driver = Driver::new(&header, world.clone());
+            let outcome = driver.run(&mut |at, action, _| match action.kind {
+                ActionKind::Measure { .. } => None,
+                _ => (at == failing).then(|| ActionResult::Failed(Fault::new("test", "injected for good"))),
+            });
+            let context = format!("{strategy:?}, action {failing}");
+            assert_eq!(outcome, Outcome::RolledBack, "{context}");
+            assert_eq!(driver.world.serving(), vec![(stable.id(), 10_000, 3)], "{context}");
+        }
+    }
+}
+
+#[test]
 fn an_undo_that_fails_leaves_the_candidate_and_says_so() {
     // Recreate: stable was stopped and does not come back.
     let (header, mut world, _, _) = prepared(Strategy::Recreate, 2);

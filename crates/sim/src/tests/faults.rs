@@ -1,12 +1,13 @@
 //! Faults: nothing that must not be is found in any strategy, and every planted bug is.
 
-use super::{pipeline, strategies};
+use super::{bad, pipeline, strategies};
 use crate::case::Case;
-use crate::drive::Simulator;
+use crate::drive::{End, Simulator};
 use crate::explore::{Exploration, Explored, explore_with};
 use crate::finding::FindingKind;
 use crate::given::Given;
 use crate::world::Bug;
+use cdpipe_model::Outcome;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -32,6 +33,30 @@ fn no_fault_and_no_crash_of_any_strategy_has_bad_consequences() {
     assert!(explored.found.is_empty(), "{:#?}", explored.found);
     assert!(explored.cases > 1_000, "{}", explored.cases);
     assert!(explored.ends["rolled_back"] > 100, "{:?}", explored.ends);
+}
+
+#[test]
+fn no_single_fault_on_the_way_back_keeps_it_from_getting_there() {
+    let strategies =
+        ["rolling { batch = 1, pause = 5s }", "blue_green {}", "canary { step 10% for 10s }", "recreate {}"];
+    let scenarios = strategies.map(|strategy| (strategy.to_owned(), bad(strategy)));
+    let explored = explored(scenarios.into(), 0, None);
+    assert!(
+        explored.undisturbed.iter().all(|end| *end == End::Finished(Outcome::RolledBack)),
+        "{explored:#?}"
+    );
+    assert!(explored.found.is_empty(), "{:#?}", explored.found);
+    assert_eq!(explored.ends.get("rollback_failed"), None, "{:?}", explored.ends);
+    assert!(explored.ends["rolled_back"] > 300, "{:?}", explored.ends);
+}
+
+#[test]
+fn a_rollback_that_fails_and_leaves_neither_state_is_found() {
+    let given = bad("blue_green {}");
+    let explored = explored(vec![("it".to_owned(), given)], 0, Some(Bug::StopRefuses));
+    let found = explored.found.iter().find(|found| found.finding.kind == FindingKind::NeitherState).unwrap();
+    assert_eq!(found.case, Case::default());
+    assert_eq!(found.finding.text, "the rollback failed: 3 instances of v2.0.0 still run");
 }
 
 /// The shortest way to a planted bug, by kind.

@@ -23,6 +23,12 @@ pub(crate) fn pipeline(strategy: &str, upgrade: bool) -> Arc<Given> {
     Arc::new(Given::assumed(&plan(&text), "shop.cd", vec![text], upgrade, 0.0).unwrap())
 }
 
+/// The same with a release whose errors rise, so that it goes back.
+pub(crate) fn bad(strategy: &str) -> Arc<Given> {
+    let text = text(strategy);
+    Arc::new(Given::assumed(&plan(&text), "shop.cd", vec![text], true, 100.0).unwrap())
+}
+
 /// The same, as its only test begins: this is what the test says.
 pub(crate) fn tested(strategy: &str, says: &str) -> (Arc<Given>, Test) {
     let text = format!("{}\ntest \"it\" {{ {says} }}\n", text(strategy));

@@ -50,6 +50,8 @@ pub(crate) enum Bug {
     LockStays,
     /// What is stopped goes on running.
     StopForgets,
+    /// Nothing can be stopped, however often it is tried.
+    StopRefuses,
 }
 
 /// What is there.

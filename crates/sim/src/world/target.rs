@@ -196,6 +196,9 @@ impl Target for SimTarget {
             let place = self.place(&spec.service);
             let given = Arc::clone(&self.world.given);
             let forgets = self.world.bug == Some(Bug::StopForgets);
+            if self.world.bug == Some(Bug::StopRefuses) {
+                return Err(Fault::new("test", "nothing can be stopped here"));
+            }
             self.world
                 .carry(call, move |state, now_ms| {
                     let id = spec.id();
