@@ -37,6 +37,6 @@ mod transport;
 pub use lease::Leases;
 pub use local::{Local, LocalConfig, Policy};
 pub use mask::{MASK, MaskStream, Masker, SHORTEST_BYTES};
-pub use runner::{HostRunner, RunnerConfig};
+pub use runner::{HostRunner, RunnerConfig, read_outputs};
 pub use secrets::HostSecrets;
 pub use transport::LocalTransport;

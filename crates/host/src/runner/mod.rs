@@ -20,6 +20,7 @@ mod shell;
 
 pub(crate) use execute::{Limits, Output, execute};
 pub(crate) use outputs::create as create_output;
+pub use outputs::read_text as read_outputs;
 pub(crate) use shell::{Command, Shell, spawn, too_large};
 
 use crate::commands::{Client, ClientConfig, Ended, Event, Following, Past, Tale};

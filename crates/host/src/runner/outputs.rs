@@ -61,13 +61,29 @@ pub(super) fn read(
         return Err(Fault::new("output-unreadable", "the command wrote more than 1 MiB to $CDPIPE_OUTPUT")
             .help("write large results to a file, and its path as the output"));
     }
+    let outputs = read_text(&text, declared, masker, sink);
+    if outputs.as_ref().is_err_and(|fault| fault.kind == "output-secret") {
+        // It is kept until the run is over, and no secret is to lie about.
+        let _ = std::fs::File::create(path);
+    }
+    outputs
+}
+
+/// What such a text says, of the names that are declared.
+///
+/// # Errors
+/// `output-unreadable`; `output-secret` if a value holds a secret.
+pub fn read_text(
+    text: &str,
+    declared: &[String],
+    masker: &Masker,
+    sink: &dyn Sink,
+) -> Result<BTreeMap<String, String>, Fault> {
     let mut outputs = BTreeMap::new();
-    for (name, value) in parse(&text)? {
+    for (name, value) in parse(text)? {
         if !declared.contains(&name) {
             sink.progress(&format!("output `{name}` is ignored: the stage does not declare it"));
         } else if masker.is_tainted(&value) {
-            // It is kept until the run is over, and no secret is to lie about.
-            let _ = std::fs::File::create(path);
             return Err(Fault::new("output-secret", format!("the output `{name}` holds a secret"))
                 .help("outputs are kept and shown; pass the secret itself to the step that needs it"));
         } else {

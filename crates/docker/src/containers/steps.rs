@@ -1,0 +1,324 @@
+//! `run "…" { image = … }`: a container for one command, named by its effect, so that it outlives the cdpipe that started it and is found
+//! again with its exit code.
+//!
+//! It is removed a moment after it has ended, not at once: until its outcome is in the journal it is the only proof of it. What a killed
+//! cdpipe has left is removed by the next step that runs.
+
+use super::Containers;
+use super::exec::{Never, Said, failed, file_name};
+use super::found::Found;
+use crate::client::{Session, cancelled};
+use crate::{images, labels};
+use bollard::container::LogOutput;
+use bollard::models::{
+    ContainerCreateBody, ContainerStateStatusEnum, HostConfig, RestartPolicy, RestartPolicyNameEnum,
+};
+use bollard::query_parameters::{
+    AttachContainerOptions, CreateContainerOptions, LogsOptions, StartContainerOptions, StopContainerOptions,
+};
+use cdpipe_host::read_outputs;
+use cdpipe_model::Fault;
+use cdpipe_model::action::{Answer, RunAction};
+use cdpipe_model::event::Stream;
+use cdpipe_model::ports::{Call, Probe, expose};
+use futures_util::StreamExt as _;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::io::AsyncWriteExt as _;
+
+/// Where `$CDPIPE_OUTPUT` lies.
+const OUTPUT: &str = "/tmp/cdpipe-output";
+/// Between TERM and KILL.
+const GRACE_S: i32 = 5;
+const END_LIMIT: Duration = Duration::from_secs(20);
+/// Long enough for an outcome to be in the journal.
+const PROOF_STAYS: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(100);
+
+impl Containers {
+    pub(super) async fn run_step(
+        &self,
+        call: Call<'_>,
+        run: &RunAction,
+    ) -> Result<BTreeMap<String, String>, Fault> {
+        let engine = &self.config.engine;
+        let name = step_name(call);
+        let reference = run.image.as_deref().unwrap_or_default();
+        engine
+            .patiently(call, |session| async move {
+                self.sweep_steps(&session).await?;
+                self.ensure_network(&session).await?;
+                images::resolve(&session, reference, &self.config.docker_config, &self.masker).await
+            })
+            .await?;
+        let session = engine.session(call).await?;
+        let mut env = vec![format!("CDPIPE_OUTPUT={OUTPUT}")];
+        for (name, value) in &run.env {
+            env.push(format!("{name}={}", expose(value, call.secrets).await?));
+        }
+        let stdin = match &run.stdin {
+            Some(value) => Some(expose(value, call.secrets).await?),
+            None => None,
+        };
+        let body = self.step_body(call, run, env, stdin.is_some())?;
+        let options = CreateContainerOptions { name: Some(name.clone()), platform: String::new() };
+        match session.ask("make a container", session.api.create_container(Some(options), body)).await {
+            Ok(_) => {}
+            Err(fault) if fault.kind == "conflict" => {}
+            Err(fault) => return Err(fault),
+        }
+        let result = self.follow(&session, &name, run, stdin).await;
+        self.remove_later(call, &name, result.is_err());
+        result
+    }
+
+    fn step_body(
+        &self,
+        call: Call<'_>,
+        run: &RunAction,
+        env: Vec<String>,
+        reads: bool,
+    ) -> Result<ContainerCreateBody, Fault> {
+        let outputs = serde_json::to_string(&run.outputs)
+            .map_err(|error| Fault::new("internal", format!("outputs cannot be written down: {error}")))?;
+        let labels = [
+            (labels::KIND, "run".to_owned()),
+            (labels::ENVIRONMENT, self.config.environment.to_string()),
+            (labels::RUN, labels::run_of(call.effect.as_str()).to_owned()),
+            (labels::EFFECT, call.effect.to_string()),
+            (labels::OUTPUTS, outputs),
+        ];
+        Ok(ContainerCreateBody {
+            image: Some(images::Reference::parse(run.image.as_deref().unwrap_or_default()).wanted()),
+            entrypoint: Some(vec!["/bin/sh".to_owned(), "-c".to_owned()]),
+            cmd: Some(vec![run.script.clone()]),
+            env: Some(env),
+            working_dir: run.dir.clone(),
+            labels: Some(labels.map(|(name, value)| (name.to_owned(), value)).into_iter().collect()),
+            attach_stdin: Some(reads),
+            open_stdin: Some(reads),
+            stdin_once: Some(reads),
+            host_config: Some(HostConfig {
+                network_mode: Some(self.config.network.clone()),
+                restart_policy: Some(RestartPolicy {
+                    name: Some(RestartPolicyNameEnum::NO),
+                    maximum_retry_count: None,
+                }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        })
+    }
+
+    /// Starts it, follows what it says, and answers as it ended.
+    async fn follow(
+        &self,
+        session: &Session<'_>,
+        name: &str,
+        run: &RunAction,
+        stdin: Option<String>,
+    ) -> Result<BTreeMap<String, String>, Fault> {
+        let attached = match &stdin {
+            Some(_) => {
+                let options = AttachContainerOptions { stdin: true, stream: true, ..Default::default() };
+                Some(
+                    session
+                        .ask("attach to a container", session.api.attach_container(name, Some(options)))
+                        .await?,
+                )
+            }
+            None => None,
+        };
+        let start = session.api.start_container(name, None::<StartContainerOptions>);
+        session.ask_within("start a container", END_LIMIT, start).await.map_err(|fault| {
+            match fault.kind.as_str() {
+                "engine-refused" | "not-found" => {
+                    Fault::new("command-failed", fault.message).help("is there a /bin/sh in the image?")
+                }
+                _ => fault,
+            }
+        })?;
+        if let (Some(mut attached), Some(text)) = (attached, stdin) {
+            // A command that does not read its input has ended; its status says more.
+            let _ = attached.input.write_all(text.as_bytes()).await;
+            let _ = attached.input.shutdown().await;
+        }
+        let options = LogsOptions {
+            follow: true,
+            stdout: true,
+            stderr: true,
+            tail: "all".to_owned(),
+            ..Default::default()
+        };
+        let mut said = Said::new(self, session.call);
+        {
+            let mut logs = std::pin::pin!(session.api.logs(name, Some(options)));
+            loop {
+                let next = async { Ok(logs.next().await) };
+                match session.ask_within("follow a container", session.left(), next).await {
+                    Ok(None | Some(Err(_))) => break,
+                    Ok(Some(Ok(LogOutput::StdErr { message }))) => said.feed(Stream::Stderr, &message),
+                    Ok(Some(Ok(other))) => said.feed(Stream::Stdout, &other.into_bytes()),
+                    Err(fault) => {
+                        said.finish();
+                        return Err(if session.left().is_zero() {
+                            Fault::new(
+                                "timed-out",
+                                format!("`{}` did not end in time", first_line(&run.script)),
+                            )
+                        } else {
+                            fault
+                        });
+                    }
+                }
+            }
+        }
+        let last = said.finish();
+        loop {
+            // The engine may have been restarted: what counts is how the container ended.
+            let found = self
+                .config
+                .engine
+                .patiently(session.call, |session| async move { self.container(&session, name).await });
+            let found = found.await?.ok_or_else(|| gone(name))?;
+            if !found.is_up() {
+                let session = self.config.engine.session(session.call).await?;
+                return self.outcome(&session, &found, &run.script, &run.outputs, last).await;
+            }
+            if session.left().is_zero() {
+                return Err(Fault::new(
+                    "timed-out",
+                    format!("`{}` did not end in time", first_line(&run.script)),
+                ));
+            }
+            tokio::select! {
+                () = session.call.cancel.cancelled() => return Err(cancelled()),
+                () = tokio::time::sleep(PAUSE) => {}
+            }
+        }
+    }
+
+    async fn outcome(
+        &self,
+        session: &Session<'_>,
+        found: &Found,
+        script: &str,
+        outputs: &[String],
+        last: Vec<String>,
+    ) -> Result<BTreeMap<String, String>, Fault> {
+        if found.exit_code != 0 || found.oom_killed {
+            let fault = failed(script, found.exit_code, last);
+            return Err(if found.oom_killed {
+                fault.help("it needed more memory than there is")
+            } else {
+                fault
+            });
+        }
+        let text = self.output_of(session, &found.name, OUTPUT).await?;
+        read_outputs(&text, outputs, &self.masker, session.call.sink)
+    }
+
+    pub(super) async fn probe_step(&self, session: Session<'_>) -> Result<Probe, Fault> {
+        let name = step_name(session.call);
+        let Some(found) = self.container(&session, &name).await? else { return Ok(Probe::NotDone) };
+        match found.state {
+            ContainerStateStatusEnum::CREATED => {
+                self.delete(&session, &name).await?;
+                Ok(Probe::NotDone)
+            }
+            _ if found.is_up() => Ok(Probe::Running),
+            _ => {
+                let outputs: Vec<String> =
+                    serde_json::from_str(found.label(labels::OUTPUTS)).unwrap_or_default();
+                let last = self.last_lines_of(&session, &name, 20).await.unwrap_or_default();
+                let script = found.cmd.first().cloned().unwrap_or_default();
+                let probe = match self.outcome(&session, &found, &script, &outputs, last).await {
+                    Ok(outputs) => Probe::Done(Answer::Exited { outputs }),
+                    Err(fault) => Probe::Failed(fault),
+                };
+                self.remove_later(session.call, &name, false);
+                Ok(probe)
+            }
+        }
+    }
+
+    pub(super) async fn stop_step(&self, session: Session<'_>) -> Result<(), Fault> {
+        self.end_step(&session, &step_name(session.call)).await
+    }
+
+    async fn end_step(&self, session: &Session<'_>, name: &str) -> Result<(), Fault> {
+        let options = StopContainerOptions { t: Some(GRACE_S), signal: None };
+        let stop = session.api.stop_container(name, Some(options));
+        match session.ask_within("stop a container", END_LIMIT, stop).await {
+            Err(fault) if fault.kind == "not-found" => Ok(()),
+            _ => self.delete(session, name).await,
+        }
+    }
+
+    /// Removes it when its outcome is sure to be known; one that failed or was cancelled is ended first.
+    fn remove_later(&self, call: Call<'_>, name: &str, end: bool) {
+        let (this, name) = (self.clone(), name.to_owned());
+        let (effect, step) = (call.effect.clone(), call.step.clone());
+        tokio::spawn(async move {
+            let (sink, never) = (Quiet, Never);
+            let call = Call {
+                effect: &effect,
+                step: &step,
+                deadline: PROOF_STAYS + END_LIMIT * 2,
+                sink: &sink,
+                cancel: &never,
+                secrets: &sink,
+                epoch: 0,
+            };
+            let Ok(session) = this.config.engine.session(call).await else { return };
+            if end {
+                let options = StopContainerOptions { t: Some(GRACE_S), signal: None };
+                let stop = session.api.stop_container(&name, Some(options));
+                let _ = session.ask_within("stop a container", END_LIMIT, stop).await;
+            }
+            tokio::time::sleep(PROOF_STAYS).await;
+            let _ = this.delete(&session, &name).await;
+        });
+    }
+
+    /// Removes what earlier runs left: containers of steps that have ended, of runs other than this.
+    async fn sweep_steps(&self, session: &Session<'_>) -> Result<(), Fault> {
+        let ours = labels::run_of(session.call.effect.as_str());
+        let labels = [(labels::ENVIRONMENT, self.config.environment.as_str()), (labels::KIND, "run")];
+        for found in self.labelled(session, &labels).await? {
+            if !found.is_up() && found.label(labels::RUN) != ours {
+                self.delete(session, &found.name).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn step_name(call: Call<'_>) -> String {
+    format!("cdpipe-run-{}", file_name(call.effect.as_str()))
+}
+
+fn first_line(script: &str) -> &str {
+    script.trim().lines().next().unwrap_or_default()
+}
+
+fn gone(name: &str) -> Fault {
+    Fault::new("command-failed", format!("the container {name} was removed by somebody while it ran"))
+}
+
+/// For what is done after a call has been answered.
+struct Quiet;
+
+impl cdpipe_model::ports::Sink for Quiet {
+    fn output(&self, _: Stream, _: &str) {}
+    fn progress(&self, _: &str) {}
+}
+
+impl cdpipe_model::ports::Secrets for Quiet {
+    fn resolve<'a>(
+        &'a self,
+        name: &'a str,
+    ) -> cdpipe_model::ports::PortResult<'a, cdpipe_model::secret::SecretValue> {
+        Box::pin(async move { Err(Fault::new("secret-missing", format!("`{name}` is not needed here"))) })
+    }
+}
