@@ -57,9 +57,9 @@ impl<'b> Checker<'b> {
         }
         let health = block.children(Id::Health).map(|health| self.health(health, scope)).collect();
         let mut extra = BTreeMap::new();
-        for (label, id) in [("labels", Id::Labels), ("resources", Id::Resources)] {
+        for (label, id) in [("labels", Id::Labels), ("logs", Id::Logs), ("resources", Id::Resources)] {
             if let Some(child) = block.child(id) {
-                let values = if id == Id::Labels {
+                let values = if matches!(id, Id::Labels | Id::Logs) {
                     self.open_map(block, id, scope)
                         .into_iter()
                         .filter_map(|(key, value)| value.known().cloned().map(|value| (key, value)))
@@ -70,7 +70,7 @@ impl<'b> Checker<'b> {
                 extra.insert(label.to_owned(), Value::Map(values));
             }
         }
-        for label in ["container"] {
+        for label in ["container", "mounts", "restart", "user", "workdir", "stop_signal", "entrypoint"] {
             if let Some(value) = found.value(label) {
                 extra.insert(label.to_owned(), value.clone());
             }

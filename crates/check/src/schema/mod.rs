@@ -117,6 +117,7 @@ pub enum Id {
     Service,
     Env,
     Labels,
+    Logs,
     Resources,
     Health,
     ServiceRoute,

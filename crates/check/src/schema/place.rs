@@ -31,7 +31,7 @@ static TARGET: Statement = Statement::new(Id::Target, "target", "where instances
 static TARGETS: [Variant; 5] = [
     Variant::new("local", "processes on this machine").optional_body(&LOCAL),
     Variant::new("docker", "a Docker engine").optional_body(&DOCKER),
-    Variant::new("swarm", "Docker Swarm").optional_body(&DOCKER),
+    Variant::new("swarm", "Docker Swarm").optional_body(&SWARM),
     Variant::new("kubernetes", "a Kubernetes cluster").optional_body(&KUBERNETES),
     Variant::new("hosts", "machines over SSH").body(&HOSTS),
 ];
@@ -49,15 +49,34 @@ static LOCAL: Body = Body::new(
     &[],
 );
 
+const ENDPOINT: Setting = Setting::new(
+    "endpoint",
+    Kind::Str(Form::Endpoint),
+    "The engine: `unix://…`, `tcp://…`; by default `$DOCKER_HOST`. A relative path of a socket starts at the pipeline's file.",
+);
+
 static DOCKER: Body = Body::new(
     &[
+        ENDPOINT,
         Setting::new(
-            "endpoint",
-            Kind::Str(Form::Endpoint),
-            "The engine: `unix://…`, `tcp://…`; by default `$DOCKER_HOST`.",
-        ),
-        Setting::new("network", Kind::Str(Form::Plain), "The network that instances join."),
+            "network",
+            Kind::Str(Form::Plain),
+            "The network that instances join; made if it is not there.",
+        )
+        .default("\"cdpipe\""),
+        Setting::new(
+            "publish",
+            Kind::Str(Form::Plain),
+            "The address of the engine's machine on which each instance gets a port of its own, for a router outside of the engine; \
+             `none` has it reached by its name on the network, which a router in a container there needs.",
+        )
+        .default("\"127.0.0.1\""),
     ],
+    &[],
+);
+
+static SWARM: Body = Body::new(
+    &[ENDPOINT, Setting::new("network", Kind::Str(Form::Plain), "The network that instances join.")],
     &[],
 );
 

@@ -60,10 +60,21 @@ static SERVICE_BODY: Body = Body::new(
             "How long requests in flight may take to finish before an instance stops.",
         )
         .default("30s"),
+        Setting::new(
+            "mounts",
+            Kind::List(&Kind::Str(Form::Plain)),
+            "What of the engine's machine a container sees: `SOURCE:PATH` or `SOURCE:PATH:ro`; the source is a volume or an absolute path.",
+        ),
+        Setting::new("restart", Kind::Enum(&RESTARTS), "When the engine starts a container again that has ended.")
+            .default("unless_stopped"),
+        Setting::new("user", Kind::Str(Form::Plain), "Who a container runs as: `USER`, `UID`, `UID:GID`."),
+        Setting::new("workdir", Kind::Str(Form::Plain), "Working folder in a container."),
+        Setting::new("stop_signal", Kind::Str(Form::Plain), "The signal that asks a container to end: `SIGTERM`."),
+        Setting::new("entrypoint", Kind::Argv, "Program and arguments before `command`, instead of those of the image."),
         Setting::new("retain", Kind::Int(1, 100), "How many former releases are kept for a rollback.")
             .default("5"),
     ],
-    &[&ENV, &LABELS, &RESOURCES, &HEALTH, &ROUTE],
+    &[&ENV, &LABELS, &LOGS, &RESOURCES, &HEALTH, &ROUTE],
 )
 .not_empty();
 
@@ -82,6 +93,29 @@ static LABELS: Statement =
 
 static LABELS_BODY: Body = Body::new(&[], &[])
     .open(Open { label: "LABEL", kind: Kind::Str(Form::Plain), typed: false, dotted: true, doc: "A label." })
+    .not_empty();
+
+static RESTARTS: [Member; 4] = [
+    m("unless_stopped", "always, but not after it was stopped"),
+    m("always", "always, also when the engine is started"),
+    m("on_failure", "when it ended with another code than 0"),
+    m("never", "not at all"),
+];
+
+static LOGS: Statement = Statement::new(Id::Logs, "logs", "where the engine keeps what a container writes")
+    .body(&LOGS_BODY)
+    .once()
+    .doc("`driver` is the log driver; everything else are its options, with `_` for `-`.")
+    .example("logs { driver = \"json-file\", max_size = \"10m\", max_file = \"3\" }");
+
+static LOGS_BODY: Body = Body::new(&[], &[])
+    .open(Open {
+        label: "OPTION",
+        kind: Kind::Str(Form::Plain),
+        typed: false,
+        dotted: true,
+        doc: "`driver`, or an option of it.",
+    })
     .not_empty();
 
 static RESOURCES: Statement = Statement::new(Id::Resources, "resources", "what an instance may use")

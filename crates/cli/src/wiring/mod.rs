@@ -1,5 +1,6 @@
 //! From a plan to the things that carry it out: which target, router, runner and so on stand behind each name.
 
+mod docker;
 mod routers;
 
 use crate::failure::{self, Failure};
@@ -37,6 +38,8 @@ impl Wiring {
 
 /// What every target and router is made with.
 pub(crate) struct Site<'a> {
+    /// What is to be carried out.
+    pub plan: &'a Plan,
     /// Folder of the pipeline's file: paths in it are relative to this.
     pub base: &'a Path,
     /// The project's state folder.
@@ -61,7 +64,7 @@ pub(crate) fn wire(plan: &Plan, file: &Path, state: &Path) -> Result<Wiring, Fai
     let needed = environments(plan);
     let mut targets: BTreeMap<EnvName, Arc<dyn Target>> = BTreeMap::new();
     let mut routers: BTreeMap<EnvName, Arc<dyn Router>> = BTreeMap::new();
-    let site = Site { base: &base, state, program: &program, masker: &masker, hidden_env: &hidden_env };
+    let site = Site { plan, base: &base, state, program: &program, masker: &masker, hidden_env: &hidden_env };
     for (name, environment) in plan.environments.iter().filter(|(name, _)| needed.contains(*name)) {
         targets.insert(name.clone(), target(environment, &site)?);
         if let Some(traffic) = &environment.traffic
@@ -95,7 +98,8 @@ pub(crate) fn wire(plan: &Plan, file: &Path, state: &Path) -> Result<Wiring, Fai
 fn target(environment: &Environment, site: &Site<'_>) -> Result<Arc<dyn Target>, Failure> {
     match environment.target.kind {
         TargetKind::Local => Ok(local(environment, site)),
-        TargetKind::Docker | TargetKind::Swarm | TargetKind::Hosts | TargetKind::Kubernetes => {
+        TargetKind::Docker => Ok(docker::containers(environment, site)),
+        TargetKind::Swarm | TargetKind::Hosts | TargetKind::Kubernetes => {
             Err(cannot(&environment.name, "target", environment.target.kind.as_str(), "local"))
         }
     }

@@ -2,6 +2,7 @@
 
 use super::{Site, cannot};
 use crate::failure::Failure;
+use cdpipe_docker::InContainer;
 use cdpipe_host::LocalTransport;
 use cdpipe_model::Value;
 use cdpipe_model::ports::Router;
@@ -56,8 +57,10 @@ fn transport(
     site: &Site<'_>,
 ) -> Result<Arc<dyn Transport>, Failure> {
     let kind = traffic.kind.as_str();
-    if traffic.settings.contains_key("container") {
-        return Err(cannot(&environment.name, "router in a container", kind, "a router on this machine"));
+    if let Some(container) = text(traffic, "container") {
+        // Where the target is an engine, it is that one; else the one of this machine.
+        let engine = super::docker::engine(environment, site);
+        return Ok(Arc::new(InContainer::new(engine, container, site.masker.clone())));
     }
     if environment.target.kind == TargetKind::Hosts {
         return Err(cannot(&environment.name, "router on other machines", kind, "a router on this machine"));
