@@ -19,6 +19,7 @@ use cdpipe_model::{ActionId, Outcome, RunId, Value};
 use common::{append, header, read_all, record};
 use std::fs;
 use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -419,6 +420,91 @@ async fn a_long_journal_is_decoded_on_many_threads_and_read_in_order() {
     let told = store.read(&RunId::from("r1"), 0, |seq, _, _| last = seq).unwrap_err();
     assert!(matches!(told, StoreError::Unreadable { seq: 40_001, .. }), "{told:?}");
     assert_eq!(last, 40_000, "what comes before is whole");
+}
+
+/// A journal of some hundred pages, all of them in the database's own file, and that file.
+async fn journal_of_many_pages(dir: &Path) -> (PathBuf, Vec<Record>) {
+    let path = dir.join("cdpipe.db");
+    let store = Store::open(dir).unwrap();
+    let journal = store.begin(&header("r1")).unwrap();
+    for batch in 0..80 {
+        append(&journal, 1 + batch * 50, 50, false).await.unwrap();
+    }
+    journal.release().await.unwrap();
+    let records = read_all(&store, "r1");
+    drop((journal, store));
+    let raw = rusqlite::Connection::open(&path).unwrap();
+    raw.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    (path, records)
+}
+
+/// What a read of a damaged database answers: all that was written, or what is wrong with it and what to do.
+fn told_or_whole(dir: &Path, records: &[Record]) -> Option<StoreError> {
+    let mut found = Vec::new();
+    let read = Store::open(dir).and_then(|store| {
+        store.header(&RunId::from("r1"))?;
+        store.read(&RunId::from("r1"), 0, |_, _, record| found.push(record))?;
+        // What else a resume reads, and takes.
+        store.run(&RunId::from("r1"))?;
+        store.unfinished()?;
+        store.take(&RunId::from("r1")).map(drop)
+    });
+    assert!(found == records[..found.len()], "what is read before the damage is what was written");
+    match read {
+        Ok(()) => {
+            assert_eq!(found.len(), records.len(), "a part was taken for the whole");
+            None
+        }
+        Err(told) => Some(told),
+    }
+}
+
+#[tokio::test]
+async fn whatever_page_is_damaged_a_read_that_meets_it_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, records) = journal_of_many_pages(dir.path()).await;
+    let whole = fs::read(&path).unwrap();
+    let page_bytes = usize::from(u16::from_be_bytes([whole[16], whole[17]]));
+    assert!(whole.len() / page_bytes > 50, "{} pages", whole.len() / page_bytes);
+    let mut told = std::collections::BTreeMap::new();
+    for page in 0..whole.len() / page_bytes {
+        for filler in [0x00, 0xA5] {
+            let mut damaged = whole.clone();
+            damaged[page * page_bytes..(page + 1) * page_bytes].fill(filler);
+            let place = tempfile::tempdir().unwrap();
+            fs::write(place.path().join("cdpipe.db"), damaged).unwrap();
+            let error = told_or_whole(place.path(), &records);
+            let kind = error.as_ref().map_or("whole", StoreError::kind);
+            if let Some(error) = error {
+                assert!(error.fault().help.is_some_and(|help| !help.is_empty()), "page {page}: {error}");
+                // Nothing that could be mended by itself, and nothing that is said of something else.
+                let fits = ["state-damaged", "journal-unreadable", "state-not-ours"].contains(&error.kind());
+                assert!(fits, "page {page}: {error:?}");
+            }
+            *told.entry(kind).or_insert(0) += 1;
+        }
+    }
+    assert!(told.get("state-damaged").is_some_and(|count| *count > 50), "{told:?}");
+}
+
+#[tokio::test]
+async fn a_database_that_ends_early_is_told_and_its_whole_copy_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, records) = journal_of_many_pages(dir.path()).await;
+    let whole = fs::read(&path).unwrap();
+    for part in 1..10 {
+        let place = tempfile::tempdir().unwrap();
+        let cut = place.path().join("cdpipe.db");
+        fs::write(&cut, &whole[..whole.len() * part / 10]).unwrap();
+        let told = told_or_whole(place.path(), &records).unwrap();
+        assert!(["state-damaged", "journal-unreadable"].contains(&told.kind()), "{part} tenths: {told:?}");
+        // As from a backup. What belongs to the damaged file goes with it, as the error says.
+        for name in ["cdpipe.db-wal", "cdpipe.db-shm"] {
+            let _ = fs::remove_file(place.path().join(name));
+        }
+        fs::write(&cut, &whole).unwrap();
+        assert_eq!(told_or_whole(place.path(), &records), None);
+    }
 }
 
 #[tokio::test]

@@ -467,3 +467,11 @@ where
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
+
+/// A proxy with a route to one instance.
+pub async fn with_instance() -> (Proxy, std::net::SocketAddr, Instance) {
+    let (proxy, listen) = (Proxy::start().await, free_address());
+    let instance = Instance::start("r1-a").await;
+    proxy.put(only(listen, "r1", &[instance.address]), 1).await;
+    (proxy, listen, instance)
+}
