@@ -2,6 +2,7 @@
 
 use crate::deployed::{Deployed, comes_true};
 use crate::place::{Place, PlaceError, binary};
+use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -165,6 +166,18 @@ impl Edge {
             let _ = process.kill();
         }
         let _ = process.wait();
+    }
+
+    /// Says something to HAProxy's runtime socket, as a person might.
+    ///
+    /// # Errors
+    /// If nobody answers.
+    pub fn socket(&self, commands: &str) -> std::io::Result<String> {
+        let mut stream = std::os::unix::net::UnixStream::connect(self.folder().join("haproxy.sock"))?;
+        stream.write_all(commands.as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
     }
 
     /// What the router said.

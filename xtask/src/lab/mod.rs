@@ -108,6 +108,7 @@ const PARTS: &[&dyn Part] = &[
     &tools::WRK,
     &tools::CARGO_DENY,
     &tools::CARGO_FUZZ,
+    &tools::HAPROXY,
     &nginx::Nginx,
     &prometheus::Prometheus,
     &redis::Redis,

@@ -13,7 +13,7 @@ use crate::{project, say};
 const BUILD_WITHIN: Duration = Duration::from_secs(20 * 60);
 
 /// The parts of this file, for `lab up tools`.
-pub(crate) const NAMES: [&str; 5] = ["actionlint", "ninja", "wrk", "cargo-deny", "cargo-fuzz"];
+pub(crate) const NAMES: [&str; 6] = ["actionlint", "ninja", "wrk", "cargo-deny", "cargo-fuzz", "haproxy"];
 
 /// The peer of `cdpipe check`.
 pub(crate) const ACTIONLINT: Tool = Tool {
@@ -54,6 +54,15 @@ pub(crate) const CARGO_FUZZ: Tool = Tool {
     used_by: &[For::Ci],
     variable: "CDPIPE_LAB_CARGO_FUZZ",
     source: Source::Cargo { version: "0.13.2" },
+};
+
+/// The router; each test runs its own, for it is configured by a file.
+pub(crate) const HAPROXY: Tool = Tool {
+    name: "haproxy",
+    about: "the router `haproxy`; each test runs its own",
+    used_by: &[For::Test],
+    variable: "CDPIPE_LAB_HAPROXY_BIN",
+    source: Source::Debian { package: "haproxy" },
 };
 
 /// Where a tool comes from.
@@ -201,7 +210,7 @@ mod tests {
 
     #[test]
     fn the_group_has_every_tool_of_this_file() {
-        let tools = [&ACTIONLINT, &NINJA, &WRK, &CARGO_DENY, &CARGO_FUZZ];
+        let tools = [&ACTIONLINT, &NINJA, &WRK, &CARGO_DENY, &CARGO_FUZZ, &HAPROXY];
         assert_eq!(tools.map(|tool| tool.name), NAMES);
     }
 }
