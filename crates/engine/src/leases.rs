@@ -15,6 +15,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+/// How long a target that holds the locks may be away while a lock is waited for.
+const AWAY_MS: u64 = 15_000;
+
 /// How often someone who waits for a lock looks again.
 const LOOK_EVERY_MS: u64 = 1_000;
 
@@ -253,6 +256,7 @@ impl Leases {
         give_up_ms: u64,
     ) -> Result<u64, Fault> {
         let mut told: Option<(String, u64)> = None;
+        let mut away_since_ms: Option<u64> = None;
         loop {
             if call.cancel.is_cancelled() {
                 return Err(cancelled(key));
@@ -261,7 +265,18 @@ impl Leases {
                 Some(first) => format!("run {} of {} is before us", first.run, first.who),
                 None => match self.take(key, lease_ms, call).await {
                     Ok(epoch) => return Ok(epoch),
-                    Err(fault) if fault.kind == "locked" || fault.transient => fault.message,
+                    Err(fault) if fault.kind == "locked" => {
+                        away_since_ms = None;
+                        fault.message
+                    }
+                    // A target that can't be asked is no lock that somebody holds: that ends long before a wait for a lock does.
+                    Err(fault) if fault.transient => {
+                        let now_ms = self.clock.now_ms();
+                        if now_ms.saturating_sub(*away_since_ms.get_or_insert(now_ms)) >= AWAY_MS {
+                            return Err(fault);
+                        }
+                        fault.message
+                    }
                     Err(fault) => return Err(fault),
                 },
             };
