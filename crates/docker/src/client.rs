@@ -2,13 +2,16 @@
 //! without end.
 //!
 //! What can be asked again is asked again while the engine is away ([`Engine::patiently`]): a daemon that is restarted in the middle of
-//! a deploy is waited for, as long as the deadline of the call lets, at most [`AWAY_LIMIT`].
+//! a deploy is waited for, as long as the deadline of the call lets, at most [`AWAY_LIMIT`]. One that has not answered yet, or was given
+//! up, gets [`FIRST_LIMIT`]: a wrong endpoint is told at once, and several calls in a row do not wait for a dead engine in full each.
 
 use bollard::errors::Error;
 use cdpipe_model::Fault;
 use cdpipe_model::ports::Call;
 use std::future::Future;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Where an engine is by default.
@@ -20,8 +23,11 @@ pub const OLDEST_API: (u32, u32) = (1, 41);
 /// How long one answer of the engine may take that has nothing to wait for.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 
-/// How long an engine may be away before a call gives up.
+/// How long an engine that has answered may be away before a call gives up.
 pub const AWAY_LIMIT: Duration = Duration::from_secs(30);
+
+/// The same for one that has never answered, or not since a call gave up.
+pub const FIRST_LIMIT: Duration = Duration::from_secs(1);
 
 /// Between two tries while it is away.
 const AWAY_PAUSE: Duration = Duration::from_millis(200);
@@ -33,6 +39,8 @@ const LIBRARY_TIMEOUT_S: u64 = 24 * 3600;
 #[derive(Debug, Clone)]
 pub struct Engine {
     endpoint: String,
+    /// Whether it has answered since the beginning, or since it was given up.
+    answered: Arc<AtomicBool>,
 }
 
 impl Engine {
@@ -47,7 +55,7 @@ impl Engine {
             }
             _ => given.to_owned(),
         };
-        Self { endpoint }
+        Self { endpoint, answered: Arc::new(AtomicBool::new(false)) }
     }
 
     /// `unix://…` or `tcp://…`.
@@ -67,6 +75,7 @@ impl Engine {
     pub async fn session<'a>(&self, call: Call<'a>) -> Result<Session<'a>, Fault> {
         let session = self.unchecked(call)?;
         let version = session.ask("say its version", session.api.version()).await?;
+        self.answered.store(true, Ordering::Relaxed);
         let api = version.api_version.unwrap_or_default();
         if parse_version(&api).is_none_or(|api| api < OLDEST_API) {
             let (major, minor) = OLDEST_API;
@@ -114,9 +123,13 @@ impl Engine {
                 Ok(session) => work(session).await,
                 Err(fault) => Err(fault),
             };
-            let away = matches!(&result, Err(fault) if is_away(fault));
+            if !matches!(&result, Err(fault) if is_away(fault)) {
+                return result;
+            }
             let left = call.deadline.saturating_sub(begun.elapsed());
-            if !away || begun.elapsed() >= AWAY_LIMIT || left <= AWAY_PAUSE {
+            let limit = if self.answered.load(Ordering::Relaxed) { AWAY_LIMIT } else { FIRST_LIMIT };
+            if begun.elapsed() >= limit || left <= AWAY_PAUSE {
+                self.answered.store(false, Ordering::Relaxed);
                 return result;
             }
             if !said {
