@@ -56,6 +56,10 @@ fn main() -> ExitCode {
     if let Some(code) = cdpipe_host::supervise::intercept(std::env::args_os()) {
         return code;
     }
+    // So is the agent on a machine over SSH.
+    if let Some(code) = cdpipe_hosts::intercept(std::env::args_os()) {
+        return code;
+    }
     let cli = Cli::parse();
     let ui = Ui::new(cli.color);
     match cli.command.run(&ui) {

@@ -65,6 +65,11 @@ impl Manifest {
         Ok(Self { entries })
     }
 
+    /// Path and mode of each entry, by path: a folder before what is in it.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.entries.iter().map(|entry| (entry.path.as_str(), entry.mode))
+    }
+
     /// `sha256:…` over all of it.
     pub(crate) fn digest(&self) -> String {
         let mut hash = Sha256::new();
@@ -248,12 +253,14 @@ fn sync_tree(root: &Path, files: usize) -> io::Result<()> {
 }
 
 /// Where the program of a release lies.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Place<'a> {
     /// Folder the pipeline's paths are relative to.
     pub(crate) base: &'a Path,
     /// The artifact as it was written, if there is one.
     pub(crate) written: Option<&'a str>,
+    /// Where the artifact lies, if not in `base`: it came from another machine.
+    pub(crate) uploaded: Option<PathBuf>,
     /// The copy in the release, once there is one.
     pub(crate) copied: Option<&'a Path>,
 }
@@ -261,7 +268,10 @@ pub(crate) struct Place<'a> {
 impl Place<'_> {
     /// Path of the artifact before it is copied.
     pub(crate) fn source(&self) -> Option<PathBuf> {
-        self.written.map(|written| self.base.join(written))
+        match &self.uploaded {
+            Some(uploaded) => Some(uploaded.clone()),
+            None => self.written.map(|written| self.base.join(written)),
+        }
     }
 
     /// The folder in which an instance runs: the copy, else the pipeline's folder.
@@ -396,7 +406,8 @@ mod tests {
     fn a_program_is_found_in_the_artifact_by_each_way_to_write_it() {
         let folder = tree();
         let app = folder.path().join("a/bin/app");
-        let place = |written| Place { base: folder.path(), written: Some(written), copied: None };
+        let place =
+            |written| Place { base: folder.path(), written: Some(written), uploaded: None, copied: None };
         assert_eq!(place("a").program("bin/app").expect("found"), app);
         assert_eq!(place("./a").program("./bin/app").expect("found"), app);
         assert_eq!(place("a").program("a/bin/app").expect("found"), app);
@@ -405,7 +416,7 @@ mod tests {
         assert_eq!(place("a/bin/app").program("app").expect("found"), app);
         assert_eq!(place("a").program("./z.txt").expect_err("no").kind, "program-not-executable");
         assert_eq!(place("a").program("./nothing").expect_err("no").kind, "program-missing");
-        let place = Place { base: folder.path(), written: None, copied: None };
+        let place = Place { base: folder.path(), written: None, uploaded: None, copied: None };
         assert_eq!(place.program("a/bin/app").expect("found"), app);
         assert!(place.program("sh").expect("found").ends_with("sh"));
         assert_eq!(place.program("no-such-program-anywhere").expect_err("no").kind, "program-missing");
@@ -420,7 +431,8 @@ mod tests {
             let copied = folder.path().join(format!("copy-{}", written.len() + name.len()));
             copy(&folder.path().join(written), &copied).expect("copies");
             let elsewhere = folder.path().join("elsewhere");
-            let place = Place { base: &elsewhere, written: Some(written), copied: Some(&copied) };
+            let place =
+                Place { base: &elsewhere, written: Some(written), uploaded: None, copied: Some(&copied) };
             assert_eq!(place.program(name).expect("found"), copied.join(expected));
         }
     }

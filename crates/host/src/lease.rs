@@ -27,6 +27,8 @@ pub struct Leases {
     folder: PathBuf,
     /// Instead of the length of the lease.
     long_ago_ms: Option<u64>,
+    /// Whether owners are processes of another machine, whose numbers mean nothing here.
+    from_elsewhere: bool,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -47,7 +49,14 @@ struct Lease {
 impl Leases {
     /// Leases in this folder; it is made when it is needed.
     pub fn new(folder: PathBuf) -> Self {
-        Self { folder, long_ago_ms: None }
+        Self { folder, long_ago_ms: None, from_elsewhere: false }
+    }
+
+    /// The same for owners on other machines: a process of this one that has an owner's number by chance is not taken for it.
+    #[must_use]
+    pub fn from_elsewhere(mut self) -> Self {
+        self.from_elsewhere = true;
+        self
     }
 
     /// The same, with another idea of how long ago is long: for tests.
@@ -73,7 +82,7 @@ impl Leases {
         let (path, _guard) = self.open(key, deadline, cancel).await?;
         let mut found: Lease = read_json(&path)?.unwrap_or_default();
         let now = now_ms();
-        let me = ProcessRef::of(owner.pid);
+        let me = if self.from_elsewhere { None } else { ProcessRef::of(owner.pid) };
         let renewed = match &found.held {
             None => None,
             Some(held) if held.owner.run == owner.run => {
@@ -130,6 +139,32 @@ impl Leases {
             Durability::Synced,
         )?;
         Ok(epoch)
+    }
+
+    /// Lifts the epoch of a lease that this run holds to at least this: where one lock is made of leases on several machines, they say
+    /// the same, so that each of them knows an owner of before.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub async fn raise(
+        &self,
+        key: &LockKey,
+        owner: &LockOwner,
+        epoch: u64,
+        deadline: Duration,
+        cancel: &dyn Cancel,
+    ) -> Result<(), Fault> {
+        let (path, _guard) = self.open(key, deadline, cancel).await?;
+        let Some(mut found) = read_json::<Lease>(&path)? else { return Ok(()) };
+        if let Some(held) = &mut found.held
+            && held.owner.run == owner.run
+            && found.epoch < epoch
+        {
+            held.epoch = epoch;
+            found.epoch = epoch;
+            write_json(&path, &found, Durability::Synced)?;
+        }
+        Ok(())
     }
 
     /// Gives the lease back if this run holds it; the epoch stays.

@@ -2,7 +2,7 @@
 //!
 //! Uses `model` and nothing else of ours. Linux only: it asks `/proc`, and uses pidfds, subreapers and parent death signals.
 //!
-//! - `local` is the target. It only writes down what should be, and reads what is; SSH will be a second way to the same folders.
+//! - `local` is the target. It only writes down what should be, and reads what is; the crate `hosts` runs it on other machines.
 //! - `supervise` is the other side: the small process that each instance has, which outlives cdpipe.
 //! - `state` is what they share: files, and nothing but files.
 //! - `runner` runs `run` steps through `commands`, the small process that each run with commands has, which outlives its engine.
@@ -35,7 +35,7 @@ pub mod supervise;
 mod transport;
 
 pub use lease::Leases;
-pub use local::{Local, LocalConfig, Policy};
+pub use local::{Local, LocalConfig, Packed, PackedContent, PackedEntry, Policy, Serve, Units};
 pub use mask::{MASK, MaskStream, Masker, SHORTEST_BYTES};
 pub use runner::{HostRunner, RunnerConfig, read_outputs};
 pub use secrets::HostSecrets;

@@ -123,7 +123,7 @@ pub const ROUTERS: [RouterCapabilities; 7] = [
 ];
 
 /// Targets that this version carries out; `check`, `graph` and `test` know all of them.
-pub const DRIVEN_TARGETS: &[TargetKind] = &[TargetKind::Local, TargetKind::Docker];
+pub const DRIVEN_TARGETS: &[TargetKind] = &[TargetKind::Local, TargetKind::Docker, TargetKind::Hosts];
 
 /// Routers that this version carries out.
 pub const DRIVEN_ROUTERS: &[TrafficKind] = &[TrafficKind::Proxy, TrafficKind::Nginx, TrafficKind::Haproxy];

@@ -10,6 +10,7 @@
 
 mod daemon;
 mod engine;
+mod hosts;
 mod images;
 mod install;
 mod nginx;
@@ -115,6 +116,7 @@ const PARTS: &[&dyn Part] = &[
     &registry::Registry,
     &engine::DOCKER,
     &engine::SWARM,
+    &hosts::Hosts,
 ];
 
 /// The name for all parts that are binaries only.

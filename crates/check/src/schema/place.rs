@@ -1,7 +1,7 @@
 //! Environments: targets, routers, variables, freezes.
 
 use super::service;
-use super::{Body, Form, Id, Kind, Names, Open, Part, Setting, Statement, Variant};
+use super::{Body, Form, Id, Kind, Member, Names, Open, Part, Setting, Statement, Variant, m};
 
 pub(super) static ENVIRONMENT: Statement =
     Statement::new(Id::Environment, "environment", "a target, its traffic router, variables and protection")
@@ -97,6 +97,9 @@ static KUBERNETES: Body = Body::new(
     &[],
 );
 
+static UNITS: [Member; 2] =
+    [m("process", "a process in a session of its own"), m("systemd", "a unit for each instance")];
+
 static HOSTS: Body = Body::new(
     &[
         Setting::new(
@@ -113,6 +116,35 @@ static HOSTS: Body = Body::new(
         ),
         Setting::new("dir", Kind::Str(Form::Path), "Where releases lie on each machine.")
             .default("\"/var/lib/cdpipe\""),
+        Setting::new(
+            "ssh_config",
+            Kind::Str(Form::Path),
+            "Another SSH configuration than the user's: with it names, ports, keys, jump hosts and known hosts.",
+        ),
+        Setting::new("jump", Kind::Str(Form::Plain), "Jump hosts, as `ssh -J` takes them."),
+        Setting::new(
+            "addresses",
+            Kind::List(&Kind::Str(Form::Plain)),
+            "Where the router reaches each machine, in the order of `hosts`; by default where its SSH server is reached.",
+        ),
+        Setting::new(
+            "host",
+            Kind::Str(Form::Plain),
+            "Address the instances listen on, which each finds in `$HOST`.",
+        )
+        .default("\"0.0.0.0\""),
+        Setting::new(
+            "units",
+            Kind::Enum(&UNITS),
+            "What keeps the instances: processes end with the machine, systemd units come back with it.",
+        )
+        .default("process"),
+        Setting::new("sudo", Kind::Bool, "Work as root on the machines, by `sudo -n`.").default("false"),
+        Setting::new(
+            "agent",
+            Kind::Str(Form::Path),
+            "A cdpipe that runs on the machines, where this one does not (another architecture or C library).",
+        ),
     ],
     &[],
 );
@@ -155,6 +187,11 @@ static NGINX: Body = Body::new(
             "The include that cdpipe writes; no other file is touched.",
         )
         .required(),
+        Setting::new(
+            "host",
+            Kind::Str(Form::Plain),
+            "The machine it runs on, reached over SSH as those of a target `hosts` are; by default this one.",
+        ),
         LISTEN,
         Setting::new("container", Kind::Str(Form::Plain), "The container nginx runs in, if it does."),
         Setting::new("test", Kind::Argv, "How a configuration is tested.").default("[\"nginx\", \"-t\"]"),
@@ -175,6 +212,11 @@ static HAPROXY: Body = Body::new(
     &[
         Setting::new("socket", Kind::Str(Form::Path), "The runtime socket, with level admin.").required(),
         Setting::new("backend", Kind::Str(Form::Plain), "The backend; by default the service's name."),
+        Setting::new(
+            "host",
+            Kind::Str(Form::Plain),
+            "The machine it runs on, reached over SSH as those of a target `hosts` are; by default this one.",
+        ),
         LISTEN,
     ],
     &[],

@@ -1,6 +1,7 @@
 //! From a plan to the things that carry it out: which target, router, runner and so on stand behind each name.
 
 mod docker;
+mod hosts;
 mod routers;
 
 use crate::failure::{self, Failure};
@@ -99,7 +100,8 @@ fn target(environment: &Environment, site: &Site<'_>) -> Result<Arc<dyn Target>,
     match environment.target.kind {
         TargetKind::Local => Ok(local(environment, site)),
         TargetKind::Docker => Ok(docker::containers(environment, site)),
-        TargetKind::Swarm | TargetKind::Hosts | TargetKind::Kubernetes => {
+        TargetKind::Hosts => hosts::target(environment, site),
+        TargetKind::Swarm | TargetKind::Kubernetes => {
             Err(cannot(&environment.name, "target", environment.target.kind.as_str(), "local"))
         }
     }

@@ -1,12 +1,12 @@
 //! Routers that are somebody else's program: where they run, and how they are reached there.
 
-use super::{Site, cannot};
+use super::Site;
 use crate::failure::Failure;
 use cdpipe_docker::InContainer;
 use cdpipe_host::LocalTransport;
 use cdpipe_model::Value;
 use cdpipe_model::ports::Router;
-use cdpipe_model::service::{Environment, TargetKind, TrafficSpec};
+use cdpipe_model::service::{Environment, TrafficSpec};
 use cdpipe_model::transport::Transport;
 use cdpipe_routers::{HaproxyConfig, HaproxyRouter, NginxConfig, NginxRouter};
 use std::sync::Arc;
@@ -50,20 +50,19 @@ pub(super) fn haproxy(
     Ok(Arc::new(HaproxyRouter::new(config, transport(environment, traffic, site)?)))
 }
 
-/// What leads to where the router runs: the container it names, else the machine of the target.
+/// What leads to where the router runs: the container or the machine it names, else this machine.
 fn transport(
     environment: &Environment,
     traffic: &TrafficSpec,
     site: &Site<'_>,
 ) -> Result<Arc<dyn Transport>, Failure> {
-    let kind = traffic.kind.as_str();
     if let Some(container) = text(traffic, "container") {
         // Where the target is an engine, it is that one; else the one of this machine.
         let engine = super::docker::engine(environment, site);
         return Ok(Arc::new(InContainer::new(engine, container, site.masker.clone())));
     }
-    if environment.target.kind == TargetKind::Hosts {
-        return Err(cannot(&environment.name, "router on other machines", kind, "a router on this machine"));
+    if let Some(host) = text(traffic, "host") {
+        return super::hosts::transport(environment, &host, site);
     }
     let (base, hidden) = (site.base.to_owned(), site.hidden_env.to_vec());
     Ok(Arc::new(LocalTransport::new(base, site.masker.clone(), hidden)))

@@ -145,7 +145,7 @@ impl Local {
             }
             // Instances may change data where they run; what is executed must be what was deployed.
             let program = argv.first().map(String::as_str).unwrap_or_default();
-            let copied = Place { copied: Some(&files), ..place };
+            let copied = Place { copied: Some(&files), ..place.clone() };
             let program_is_whole = copied.program(program).is_ok_and(|found| {
                 found
                     .strip_prefix(&files)
@@ -252,6 +252,7 @@ impl Local {
                 listens: record.spec.port.is_some(),
                 drain_ms: record.spec.drain_ms,
                 policy: self.config.policy.clone(),
+                listen: self.listen,
             };
             if instance.folder().exists() {
                 clear_strays(instance).await;
@@ -259,7 +260,7 @@ impl Local {
             make_folder(instance.folder())?;
             instance.write_config(&config)?;
         }
-        start(&self.config.supervisor, missing, handover, call).await
+        start(&self.config.supervisor, self.units(), missing, handover, call).await
     }
 }
 

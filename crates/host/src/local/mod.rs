@@ -6,8 +6,13 @@
 mod ensure;
 mod exec;
 mod ready;
+mod serve;
 mod start;
 mod stop;
+mod units;
+
+pub use serve::{Packed, PackedContent, PackedEntry, Serve};
+pub use units::Units;
 
 use crate::artifact::{Manifest, Place};
 use crate::durable::{FileLock, make_folder};
@@ -25,6 +30,7 @@ use cdpipe_model::strategy::OldRelease;
 use cdpipe_model::{EnvName, Fault, ServiceName, Value};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -86,6 +92,10 @@ pub struct Local {
     leases: Leases,
     masker: Masker,
     shell: Shell,
+    /// Address that instances listen on; loopback if nothing is said.
+    listen: Option<IpAddr>,
+    /// How it is where it works for a cdpipe on another machine.
+    serve: Option<Serve>,
 }
 
 impl Local {
@@ -94,7 +104,7 @@ impl Local {
         let state = EnvironmentState::new(config.state.clone());
         let leases = Leases::new(state.locks());
         let shell = Shell::new(masker.clone());
-        Self { config, state, leases, masker, shell }
+        Self { config, state, leases, masker, shell, listen: None, serve: None }
     }
 
     async fn remove_service(&self, call: Call<'_>, service: &ServiceName) -> Result<usize, Fault> {
@@ -150,9 +160,15 @@ impl Local {
         files: Option<&'a std::path::Path>,
     ) -> Result<(Place<'a>, &'a [String]), Fault> {
         match &spec.artifact {
-            Artifact::Command { argv, path, .. } => {
-                Ok((Place { base: &self.config.base, written: path.as_deref(), copied: files }, argv))
-            }
+            Artifact::Command { argv, path, digest } => Ok((
+                Place {
+                    base: &self.config.base,
+                    written: path.as_deref(),
+                    uploaded: self.uploaded(path.as_deref(), digest.as_deref()),
+                    copied: files,
+                },
+                argv,
+            )),
             Artifact::Image { .. } | Artifact::Document { .. } => Err(Fault::new(
                 "artifact-unfit",
                 format!("the target local runs processes, and {} is not made from a `command`", spec.service),
@@ -354,6 +370,8 @@ impl Local {
             leases: self.leases.clone(),
             masker: self.masker.clone(),
             shell: self.shell.clone(),
+            listen: self.listen,
+            serve: self.serve.clone(),
         }
     }
 }

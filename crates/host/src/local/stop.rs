@@ -129,6 +129,7 @@ impl Local {
                 // Its supervisor did not get to clear up behind it.
                 clear_strays(instance).await;
             }
+            super::units::forget(instance).await;
             remove_folder(instance.folder())?;
         }
         Ok(())

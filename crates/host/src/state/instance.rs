@@ -8,6 +8,7 @@ use cdpipe_model::service::Health;
 use cdpipe_model::{EffectId, EnvName, Fault, InstanceId, ReleaseId, ServiceName, Value};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 /// What a supervisor runs. Secrets are in it by name.
@@ -29,6 +30,31 @@ pub(crate) struct InstanceConfig {
     /// How long it may take to end when nobody says otherwise.
     pub(crate) drain_ms: u64,
     pub(crate) policy: Policy,
+    /// Address it listens on, also told to it in `$HOST`; `None` is loopback, of which it is told nothing.
+    #[serde(default)]
+    pub(crate) listen: Option<IpAddr>,
+}
+
+impl InstanceConfig {
+    /// The address it listens on.
+    pub(crate) fn listen(&self) -> IpAddr {
+        self.listen.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+    }
+
+    /// Whether its environment needs values of secrets.
+    pub(crate) fn holds_secrets(&self) -> bool {
+        self.launch.env.values().chain(self.extra_env.values()).any(|value| matches!(value, Value::Secret(_)))
+    }
+
+    /// Where it is reached from the machine it runs on.
+    pub(crate) fn reached(&self, port: u16) -> SocketAddr {
+        let address = match self.listen() {
+            IpAddr::V4(any) if any.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(any) if any.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+            one => one,
+        };
+        SocketAddr::new(address, port)
+    }
 }
 
 /// The command of an instance.
@@ -210,8 +236,8 @@ impl InstanceState {
             return None;
         }
         Some(Instance {
+            address: Some(config.reached(status.port).to_string()),
             id: config.id,
-            address: Some(format!("127.0.0.1:{}", status.port)),
             ready: status.ready,
             restarts: status.restarts,
         })

@@ -46,6 +46,15 @@ impl EnvironmentState {
         self.root.join("locks")
     }
 
+    /// The state of every service that was ever here.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub(crate) fn services(&self) -> Result<Vec<ServiceState>, Fault> {
+        let folders = folders_in(&self.root.join("services"))?;
+        Ok(folders.into_iter().map(|folder| ServiceState { folder }).collect())
+    }
+
     /// The state of one service.
     ///
     /// # Errors

@@ -163,7 +163,8 @@ impl Supervisor {
         self.status.phase = Phase::Running;
         self.status.process = ProcessRef::of(running.pid);
         self.tell();
-        let mut health = Health::begin(&self.config, starter, self.port.number(), reaper.clone());
+        let mut health =
+            Health::begin(&self.config, starter, self.config.reached(self.port.number()), reaper.clone());
         let ended = loop {
             tokio::select! {
                 status = &mut running.exit => break Ended::Exited(status.ok()),
@@ -240,7 +241,7 @@ impl Supervisor {
 
     fn change_port(&mut self) {
         let taken = self.port.number();
-        match Port::choose(None) {
+        match Port::choose(self.config.listen(), None) {
             Ok(port) => {
                 self.note(&format!(
                     "port {taken} was taken by someone else; this instance has port {} now",

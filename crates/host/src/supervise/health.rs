@@ -11,7 +11,7 @@ use cdpipe_model::service::{Health as Check, HealthCheck, HealthKind};
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
 use rustix::process::Signal;
-use std::net::Ipv4Addr;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -61,7 +61,7 @@ enum State {
 
 impl Health {
     /// Begins to ask.
-    pub(super) fn begin(config: &InstanceConfig, starter: Starter, port: u16, reaper: Reaper) -> Self {
+    pub(super) fn begin(config: &InstanceConfig, starter: Starter, at: SocketAddr, reaper: Reaper) -> Self {
         // Few checks and a reader that is always there: the bound is never what slows them.
         let (sender, reports) = mpsc::channel(16);
         let mut asking = JoinSet::new();
@@ -82,7 +82,7 @@ impl Health {
                 good.push(false);
                 good.len() - 1
             });
-            let asker = Asker { check, port, starter: starter.clone(), reaper: reaper.clone() };
+            let asker = Asker { check, at, starter: starter.clone(), reaper: reaper.clone() };
             asking.spawn(asker.ask_on(ready_check, sender.clone()));
         }
         if good.is_empty() {
@@ -127,7 +127,7 @@ impl Health {
 
 struct Asker {
     check: Check,
-    port: u16,
+    at: SocketAddr,
     starter: Starter,
     reaper: Reaper,
 }
@@ -180,11 +180,11 @@ impl Asker {
         let timeout = Duration::from_millis(self.check.timeout_ms.max(1));
         let late = || format!("{} did not answer within {}", self.name(), Seconds(timeout));
         match &self.check.check {
-            HealthCheck::Http { path } => match tokio::time::timeout(timeout, get(self.port, path)).await {
+            HealthCheck::Http { path } => match tokio::time::timeout(timeout, get(self.at, path)).await {
                 Ok(answer) => answer.map_err(|reason| format!("{}: {reason}", self.name())),
                 Err(_) => Err(late()),
             },
-            HealthCheck::Tcp => match tokio::time::timeout(timeout, connect(self.port)).await {
+            HealthCheck::Tcp => match tokio::time::timeout(timeout, connect(self.at)).await {
                 Ok(answer) => answer.map(|_stream| ()).map_err(|reason| format!("{}: {reason}", self.name())),
                 Err(_) => Err(late()),
             },
@@ -194,8 +194,8 @@ impl Asker {
 
     fn name(&self) -> String {
         match &self.check.check {
-            HealthCheck::Http { path } => format!("GET http://127.0.0.1:{}{path}", self.port),
-            HealthCheck::Tcp => format!("tcp 127.0.0.1:{}", self.port),
+            HealthCheck::Http { path } => format!("GET http://{}{path}", self.at),
+            HealthCheck::Tcp => format!("tcp {}", self.at),
             HealthCheck::Command { .. } => "the health command".to_owned(),
         }
     }
@@ -249,8 +249,8 @@ impl std::fmt::Display for Seconds {
     }
 }
 
-async fn connect(port: u16) -> Result<TcpStream, String> {
-    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.map_err(|error| reason(&error))?;
+async fn connect(at: SocketAddr) -> Result<TcpStream, String> {
+    let stream = TcpStream::connect(at).await.map_err(|error| reason(&error))?;
     // Where nobody listens, a connection from the same port number can connect to itself.
     match (stream.local_addr(), stream.peer_addr()) {
         (Ok(local), Ok(peer)) if local == peer => Err("nobody listens".to_owned()),
@@ -266,13 +266,13 @@ fn reason(error: &std::io::Error) -> String {
     }
 }
 
-async fn get(port: u16, path: &str) -> Result<(), String> {
-    let stream = connect(port).await?;
+async fn get(at: SocketAddr, path: &str) -> Result<(), String> {
+    let stream = connect(at).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|error| error.to_string())?;
     let request = hyper::Request::get(path)
-        .header("host", format!("127.0.0.1:{port}"))
+        .header("host", at.to_string())
         .header("user-agent", concat!("cdpipe/", env!("CARGO_PKG_VERSION"), " (health)"))
         .header("connection", "close")
         .body(Empty::<bytes::Bytes>::new())

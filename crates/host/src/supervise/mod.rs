@@ -24,7 +24,8 @@ use crate::state::{FORMAT, InstanceConfig, InstanceState, Phase, Status};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -34,6 +35,9 @@ pub const SUPERVISE: &str = "supervise-instance";
 
 /// The hidden subcommand that becomes the instance's process.
 pub const ENTER: &str = "enter-instance";
+
+/// Says to the supervisor that a service manager starts it: nobody is at its standard input.
+pub(crate) const AS_UNIT: &str = "--unit";
 
 /// What a starter hands over on standard input, as JSON.
 #[derive(Default, Serialize, Deserialize)]
@@ -46,6 +50,20 @@ pub(crate) struct Handover {
 
 /// Longest handover that is read: secrets are small.
 const HANDOVER_LIMIT_BYTES: u64 = 4 << 20;
+
+/// Where a starter waits for a supervisor that is a unit, in the folder of the instance.
+const HANDOVER_SOCKET: &str = "handover.sock";
+
+/// The path of that socket through an open folder: a socket's path may have 107 bytes only, and the folder's own is often longer.
+/// It is good as long as the file that comes with it is open.
+pub(crate) fn handover_socket(folder: &Path) -> io::Result<(PathBuf, std::fs::File)> {
+    use std::os::fd::AsRawFd as _;
+    let open = std::fs::File::open(folder)?;
+    Ok((PathBuf::from(format!("/proc/self/fd/{}", open.as_raw_fd())).join(HANDOVER_SOCKET), open))
+}
+
+/// How long such a starter may take to say all.
+const HANDOVER_WAIT: Duration = Duration::from_secs(10);
 
 /// How long a new supervisor waits for its lock: someone who looks holds it for a moment.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
@@ -61,8 +79,11 @@ pub(crate) const TAKEN: &str = "taken";
 pub fn intercept(mut args: impl Iterator<Item = OsString>) -> Option<ExitCode> {
     let command = args.nth(1)?;
     if command == SUPERVISE {
-        let folder = args.find(|arg| arg != "--dir")?;
-        Some(main(Path::new(&folder)))
+        let first = args.next()?;
+        let as_unit = first == AS_UNIT;
+        let folder = if as_unit { args.next()? } else { first };
+        let folder = if folder == "--dir" { args.next()? } else { folder };
+        Some(if as_unit { unit_main(Path::new(&folder)) } else { main(Path::new(&folder)) })
     } else if command == SUPERVISE_COMMANDS {
         Some(crate::commands::main(Path::new(&args.next()?)))
     } else if command == ENTER {
@@ -75,21 +96,65 @@ pub fn intercept(mut args: impl Iterator<Item = OsString>) -> Option<ExitCode> {
 /// The whole life of a supervisor: `supervise-instance --dir DIR`. Reads the handover from standard input, says `started`, `taken` or
 /// what is wrong on standard output, and then runs until the instance was asked to stop.
 pub fn main(folder: &Path) -> ExitCode {
-    match begin(folder) {
-        Ok(mut supervisor) => {
+    match read_handover(&mut io::stdin()).and_then(|handover| begin(folder, handover)) {
+        Ok(supervisor) => {
             say(STARTED);
             detach();
-            match runtime() {
-                Ok(runtime) => runtime.block_on(supervisor.run()),
-                Err(error) => {
-                    supervisor.note(&format!("the supervisor could not begin: {error}"));
-                    return ExitCode::FAILURE;
-                }
-            }
-            ExitCode::SUCCESS
+            live(supervisor)
         }
         Err(reason) => {
             say(&reason);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The same as the main process of a unit. Whoever starts the unit waits at a socket in the folder, with the secrets; nobody does when the
+/// service manager starts it by itself (after a boot, or after the supervisor was killed), and then there must be none to have.
+fn unit_main(folder: &Path) -> ExitCode {
+    let starter = handover_socket(folder).and_then(|(socket, _open)| UnixStream::connect(socket)).ok();
+    let handover = match &starter {
+        Some(stream) => {
+            let _ = stream.set_read_timeout(Some(HANDOVER_WAIT));
+            read_handover(&mut &*stream)
+        }
+        None => match InstanceState::at(folder).config() {
+            Some(config) if config.holds_secrets() => {
+                Err("its environment holds secrets, which are kept nowhere: deploy it again".to_owned())
+            }
+            Some(_) => Ok(Handover::default()),
+            None => Err("instance.json is not there".to_owned()),
+        },
+    };
+    let tell = |text: &str| {
+        if let Some(mut stream) = starter.as_ref() {
+            // The starter may be gone by now; the supervisor goes on without it.
+            let _ = writeln!(stream, "{text}");
+        }
+    };
+    match handover.and_then(|handover| begin(folder, handover)) {
+        Ok(supervisor) => {
+            tell(STARTED);
+            drop(starter);
+            live(supervisor)
+        }
+        Err(reason) => {
+            tell(&reason);
+            let _ = writeln!(io::stderr(), "{reason}");
+            // `taken`: another one has it, and the service manager need not try again.
+            if reason == TAKEN { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+fn live(mut supervisor: child::Supervisor) -> ExitCode {
+    match runtime() {
+        Ok(runtime) => {
+            runtime.block_on(supervisor.run());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            supervisor.note(&format!("the supervisor could not begin: {error}"));
             ExitCode::FAILURE
         }
     }
@@ -113,11 +178,10 @@ pub(crate) fn detach() {
 }
 
 /// Everything up to the first start, which is what a starter waits for.
-fn begin(folder: &Path) -> Result<child::Supervisor, String> {
+fn begin(folder: &Path, handover: Handover) -> Result<child::Supervisor, String> {
     // Fails only for a group leader, which has left its starter's group already.
     let _ = rustix::process::setsid();
     let state = InstanceState::at(folder);
-    let handover = read_handover()?;
     let lock = take_lock(&state.supervisor_lock())?;
     let me = ProcessRef::current().ok_or("/proc is not there: the supervisor needs it")?;
     let config = state.config().ok_or("instance.json is not there")?;
@@ -130,8 +194,8 @@ fn begin(folder: &Path) -> Result<child::Supervisor, String> {
         .map_err(|error| format!("cannot become the reaper of the instance's processes: {error}"))?;
     state.clear_stop_request();
     let former = state.status();
-    let port = port::Port::choose(former.as_ref().map(|status| status.port))
-        .map_err(|error| format!("no free port on 127.0.0.1: {error}"))?;
+    let port = port::Port::choose(config.listen(), former.as_ref().map(|status| status.port))
+        .map_err(|error| format!("no free port on {}: {error}", config.listen()))?;
     let status = Status {
         format: FORMAT,
         supervisor: me,
@@ -149,10 +213,9 @@ fn begin(folder: &Path) -> Result<child::Supervisor, String> {
     Ok(child::Supervisor::new(state, config, handover, port, status, lock))
 }
 
-fn read_handover() -> Result<Handover, String> {
+fn read_handover(from: &mut dyn Read) -> Result<Handover, String> {
     let mut text = Vec::new();
-    io::stdin()
-        .take(HANDOVER_LIMIT_BYTES)
+    from.take(HANDOVER_LIMIT_BYTES)
         .read_to_end(&mut text)
         .map_err(|error| format!("cannot read from the starter: {error}"))?;
     // A starter that was killed midway leaves half a text: then nothing is started.
@@ -211,6 +274,10 @@ pub(crate) fn instance_environment(
         ("CDPIPE_INSTANCE".to_owned(), config.id.to_string()),
         (marker.to_owned(), place),
     ]);
+    if config.listen.is_some() {
+        // The word of the pipeline counts more: its author knows how the program is told.
+        env.entry("HOST".to_owned()).or_insert_with(|| config.listen().to_string());
+    }
     env
 }
 

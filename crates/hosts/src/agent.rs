@@ -1,0 +1,395 @@
+//! The agent: the other side of a session, on the machine itself. Does what it is told with the local target there, and ends when nobody
+//! is at its standard input any more; what it was doing is cancelled then, what it has started goes on.
+
+use crate::protocol::{FromAgent, Reply, Request, ToAgent, VERSION, line, next_line};
+use crate::transport::serve as serve_transport;
+use cdpipe_host::{Local, LocalConfig, Masker, Policy, Serve, Units};
+use cdpipe_model::event::Stream;
+use cdpipe_model::ports::{BoxFuture, Call, Cancel, PortResult, Secrets, Sink, Target};
+use cdpipe_model::secret::SecretValue;
+use cdpipe_model::{EnvName, Fault};
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::io::{self, Read, Write as _};
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+/// The hidden subcommand.
+pub const HOST_AGENT: &str = "host-agent";
+
+/// Messages that wait to be written.
+const OUTGOING: usize = 256;
+
+/// Chunks of one upload that wait to be taken.
+const CHUNKS: usize = 4;
+
+/// How long an agent that hears nothing goes on: the network was cut, and the SSH server has not noticed.
+const SILENCE: Duration = Duration::from_secs(90);
+
+/// How long calls may take to end after their connection has.
+const END_WAIT: Duration = Duration::from_secs(8);
+
+/// What is said on the command line.
+struct Options {
+    dir: PathBuf,
+    environment: EnvName,
+    listen: IpAddr,
+    units: Units,
+}
+
+/// Does the hidden subcommand, if the command line is its. To be called early in `main`; costs nothing if it is not meant.
+pub fn intercept(mut args: impl Iterator<Item = OsString>) -> Option<ExitCode> {
+    if args.nth(1)? != HOST_AGENT {
+        return None;
+    }
+    let words: Vec<String> = args.map(|arg| arg.to_string_lossy().into_owned()).collect();
+    Some(match options(&words) {
+        Some(options) => main(options),
+        None => {
+            let _ =
+                writeln!(io::stderr(), "usage: cdpipe {HOST_AGENT} DIR ENVIRONMENT ADDRESS process|systemd");
+            ExitCode::from(2)
+        }
+    })
+}
+
+fn options(words: &[String]) -> Option<Options> {
+    let [dir, environment, listen, units] = words else { return None };
+    let units = match units.as_str() {
+        "process" => Units::Process,
+        "systemd" => Units::Systemd,
+        _ => return None,
+    };
+    Some(Options {
+        dir: dir.into(),
+        environment: EnvName::from(environment.as_str()),
+        listen: listen.parse().ok()?,
+        units,
+    })
+}
+
+fn main(options: Options) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let served = runtime.map(|runtime| {
+        let served = runtime.block_on(serve(options));
+        // Someone may still wait for standard input, which may never come.
+        runtime.shutdown_background();
+        served
+    });
+    match served {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) | Err(error) => {
+            let _ = writeln!(io::stderr(), "cdpipe {HOST_AGENT}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What all calls share.
+struct Agent {
+    local: Local,
+    masker: Masker,
+    out: mpsc::Sender<FromAgent>,
+    calls: Mutex<HashMap<u64, Doing>>,
+}
+
+/// A call that is under way.
+struct Doing {
+    cancel: watch::Sender<bool>,
+    chunks: Option<mpsc::Sender<Vec<u8>>>,
+    secrets: HashMap<String, Vec<oneshot::Sender<Result<String, Fault>>>>,
+}
+
+async fn serve(options: Options) -> io::Result<()> {
+    let binary = std::env::current_exe()?;
+    let masker = Masker::default();
+    let environment = options.dir.join("environments").join(options.environment.as_str());
+    let local = Local::new(
+        LocalConfig {
+            state: environment.clone(),
+            environment: options.environment,
+            base: options.dir.clone(),
+            supervisor: binary,
+            policy: Policy::default(),
+        },
+        masker.clone(),
+    )
+    .listening_on(options.listen)
+    .serving(Serve { artifacts: environment.join("artifacts"), units: options.units });
+    let (out, outgoing) = mpsc::channel(OUTGOING);
+    let agent = Arc::new(Agent { local, masker, out, calls: Mutex::default() });
+    let writing = tokio::spawn(write(outgoing));
+    agent.say(FromAgent::Hello { version: VERSION, address: own_address() }).await;
+    let mut tasks = JoinSet::new();
+    let result = listen(&agent, &mut tasks).await;
+    for doing in agent.calls.lock().unwrap_or_else(PoisonError::into_inner).values() {
+        let _ = doing.cancel.send(true);
+    }
+    let _ = tokio::time::timeout(END_WAIT, async { while tasks.join_next().await.is_some() {} }).await;
+    writing.abort();
+    result
+}
+
+/// The address of this machine at which the SSH server was reached: the third word of `$SSH_CONNECTION`.
+fn own_address() -> Option<String> {
+    Some(std::env::var("SSH_CONNECTION").ok()?.split(' ').nth(2)?.to_owned())
+}
+
+/// A standard stream without the buffer that the library keeps for it.
+fn stream(of: impl AsFd) -> io::Result<tokio::fs::File> {
+    Ok(tokio::fs::File::from_std(std::fs::File::from(of.as_fd().try_clone_to_owned()?)))
+}
+
+async fn write(mut outgoing: mpsc::Receiver<FromAgent>) {
+    let Ok(mut stdout) = stream(io::stdout()) else { return };
+    while let Some(message) = outgoing.recv().await {
+        let Ok(line) = line(&message) else { continue };
+        if stdout.write_all(&line).await.is_err() || stdout.flush().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn listen(agent: &Arc<Agent>, tasks: &mut JoinSet<()>) -> io::Result<()> {
+    let mut stdin = BufReader::new(stream(io::stdin())?);
+    loop {
+        let line = match tokio::time::timeout(SILENCE, next_line(&mut stdin)).await {
+            Ok(Ok(Some(line))) => line,
+            Ok(Ok(None)) => return Ok(()),
+            Ok(Err(error)) => return Err(error),
+            Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, "nobody is there any more")),
+        };
+        while tasks.try_join_next().is_some() {}
+        match serde_json::from_slice(&line).map_err(io::Error::from)? {
+            ToAgent::Ping => {}
+            ToAgent::Cancel { id } => agent.with(id, |doing| {
+                let _ = doing.cancel.send(true);
+            }),
+            ToAgent::Secret { id, name, value } => agent.with(id, |doing| {
+                for waiting in doing.secrets.remove(&name).unwrap_or_default() {
+                    let _ = waiting.send(value.clone());
+                }
+            }),
+            ToAgent::Chunk { id, bytes } => {
+                let mut chunk = vec![0; bytes.min(crate::protocol::CHUNK_LIMIT_BYTES)];
+                stdin.read_exact(&mut chunk).await?;
+                let chunks = agent.chunks(id, bytes == 0);
+                if let (Some(chunks), true) = (chunks, bytes > 0) {
+                    // A call that has ended early does not want the rest.
+                    let _ = chunks.send(chunk).await;
+                }
+            }
+            ToAgent::Call { id, effect, step, deadline_ms, epoch, request } => {
+                let (cancel, cancelled) = watch::channel(false);
+                let (chunks, upload) = mpsc::channel(CHUNKS);
+                let chunks = request.has_upload().then_some(chunks);
+                let doing = Doing { cancel, chunks, secrets: HashMap::new() };
+                agent.calls.lock().unwrap_or_else(PoisonError::into_inner).insert(id, doing);
+                let agent = Arc::clone(agent);
+                tasks.spawn(async move {
+                    let doing = Ports { id, agent: Arc::clone(&agent), cancelled };
+                    let call = Call {
+                        effect: &effect,
+                        step: &step,
+                        deadline: Duration::from_millis(deadline_ms),
+                        sink: &doing,
+                        cancel: &doing,
+                        secrets: &doing,
+                        epoch,
+                    };
+                    let result = agent.act(call, *request, upload).await;
+                    agent.calls.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+                    agent.say(FromAgent::Answer { id, result }).await;
+                });
+            }
+        }
+    }
+}
+
+impl Agent {
+    async fn say(&self, message: FromAgent) {
+        // Nobody hears it any more: the connection has ended, and so will the agent.
+        let _ = self.out.send(message).await;
+    }
+
+    fn with(&self, id: u64, act: impl FnOnce(&mut Doing)) {
+        if let Some(doing) = self.calls.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&id) {
+            act(doing);
+        }
+    }
+
+    fn chunks(&self, id: u64, last: bool) -> Option<mpsc::Sender<Vec<u8>>> {
+        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        let doing = calls.get_mut(&id)?;
+        if last { doing.chunks.take() } else { doing.chunks.clone() }
+    }
+
+    async fn act(
+        &self,
+        call: Call<'_>,
+        request: Request,
+        upload: mpsc::Receiver<Vec<u8>>,
+    ) -> Result<Reply, Fault> {
+        let local = &self.local;
+        match request {
+            Request::Resolve { spec } => Ok(Reply::Resolved { spec: local.resolve(call, &spec).await? }),
+            Request::Observe { service } => {
+                let observation = local.observe(call, &service, None).await?;
+                Ok(Reply::Observed { observation, canaries: local.canaries(&service)? })
+            }
+            Request::Survey { spec, extra_env } => Ok(Reply::Surveyed {
+                running: u32::try_from(local.running_with(&spec, &extra_env)?.len()).unwrap_or(u32::MAX),
+                wants_upload: local.wants_upload(&spec)?,
+            }),
+            Request::Upload { packed } => {
+                let artifacts = local.artifacts();
+                blocking(move || packed.unpack(&artifacts, &mut Chunks::new(upload))).await?;
+                Ok(Reply::Nothing)
+            }
+            Request::Ensure { spec, count, extra_env } => {
+                let instances = local.ensure(call, &spec, count, &extra_env).await?;
+                local.prune_uploads();
+                self.instances(&spec.service, instances)
+            }
+            Request::AwaitReady { spec, count, may_fail } => {
+                let instances = local.await_ready(call, &spec, count, may_fail).await?;
+                self.instances(&spec.service, instances)
+            }
+            Request::Stop { spec, instances, old, retain } => {
+                let instances = local.stop(call, &spec, &instances, old, retain).await?;
+                self.instances(&spec.service, instances)
+            }
+            Request::Remove { service } => {
+                let count = local.remove(call, &service).await?;
+                local.prune_uploads();
+                Ok(Reply::Count { count })
+            }
+            Request::Exec { spec, instance, run } => {
+                Ok(Reply::Outputs { outputs: local.exec(call, &spec, &instance, &run).await? })
+            }
+            Request::Logs { service, instance, lines } => {
+                Ok(Reply::Lines { lines: local.logs(call, &service, &instance, lines).await? })
+            }
+            Request::Lock { key, owner, lease_ms } => {
+                let before = local.lock_owner(call, &key).await?;
+                let was_ours = before.is_some_and(|held| held.owner.run == owner.run);
+                let epoch = local.lock(call, &key, &owner, Duration::from_millis(lease_ms)).await?;
+                Ok(Reply::Locked { epoch, was_ours })
+            }
+            Request::RaiseLock { key, owner, epoch } => {
+                local.leases().raise(&key, &owner, epoch, call.deadline, call.cancel).await?;
+                Ok(Reply::Nothing)
+            }
+            Request::Unlock { key, owner } => {
+                local.unlock(call, &key, &owner).await?;
+                Ok(Reply::Nothing)
+            }
+            Request::LockOwner { key } => Ok(Reply::Owner { owner: local.lock_owner(call, &key).await? }),
+            request => serve_transport(call, request, upload, &self.masker).await,
+        }
+    }
+
+    fn instances(
+        &self,
+        service: &cdpipe_model::ServiceName,
+        instances: Vec<cdpipe_model::observe::Instance>,
+    ) -> Result<Reply, Fault> {
+        Ok(Reply::Instances { instances, canaries: self.local.canaries(service)? })
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Fault> + Send + 'static,
+) -> Result<T, Fault> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Fault::new("internal", format!("a task of the agent ended early: {error}"))),
+    }
+}
+
+/// The chunks of an upload as a reader, for a thread that may wait.
+struct Chunks {
+    from: mpsc::Receiver<Vec<u8>>,
+    chunk: Vec<u8>,
+    at: usize,
+}
+
+impl Chunks {
+    fn new(from: mpsc::Receiver<Vec<u8>>) -> Self {
+        Self { from, chunk: Vec::new(), at: 0 }
+    }
+}
+
+impl Read for Chunks {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.at == self.chunk.len() {
+            match self.from.blocking_recv() {
+                Some(chunk) => (self.chunk, self.at) = (chunk, 0),
+                None => return Ok(0),
+            }
+        }
+        let count = buffer.len().min(self.chunk.len() - self.at);
+        buffer[..count].copy_from_slice(&self.chunk[self.at..self.at + count]);
+        self.at += count;
+        Ok(count)
+    }
+}
+
+/// What a call of the local target has of the outside: all of it is at the other end of the connection.
+struct Ports {
+    id: u64,
+    agent: Arc<Agent>,
+    cancelled: watch::Receiver<bool>,
+}
+
+impl Sink for Ports {
+    fn output(&self, stream: Stream, line: &str) {
+        let error = stream == Stream::Stderr;
+        // A full queue drops output rather than hold up the call.
+        let _ = self.agent.out.try_send(FromAgent::Output { id: self.id, error, line: line.to_owned() });
+    }
+
+    fn progress(&self, text: &str) {
+        let _ = self.agent.out.try_send(FromAgent::Progress { id: self.id, text: text.to_owned() });
+    }
+}
+
+impl Cancel for Ports {
+    fn is_cancelled(&self) -> bool {
+        *self.cancelled.borrow()
+    }
+
+    fn cancelled(&self) -> BoxFuture<'_, ()> {
+        let mut cancelled = self.cancelled.clone();
+        Box::pin(async move {
+            if cancelled.wait_for(|cancelled| *cancelled).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        })
+    }
+}
+
+impl Secrets for Ports {
+    fn resolve<'a>(&'a self, name: &'a str) -> PortResult<'a, SecretValue> {
+        Box::pin(async move {
+            let (sender, receiver) = oneshot::channel();
+            self.agent.with(self.id, |doing| doing.secrets.entry(name.to_owned()).or_default().push(sender));
+            self.agent.say(FromAgent::NeedsSecret { id: self.id, name: name.to_owned() }).await;
+            let answer = tokio::select! {
+                answer = receiver => answer.ok(),
+                () = self.cancelled() => None,
+            };
+            match answer {
+                Some(value) => value.map(SecretValue::new),
+                None => Err(Fault::new("cancelled", format!("nobody is there to tell the secret `{name}`"))),
+            }
+        })
+    }
+}

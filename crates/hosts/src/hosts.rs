@@ -1,0 +1,719 @@
+//! The target over all machines of an environment.
+
+use crate::outage::Outages;
+use crate::protocol::{Reply, Request};
+use crate::session::Session;
+use crate::spread;
+use crate::ssh::{HostName, SshConfig, is_away};
+use cdpipe_host::{Local, LocalConfig, Masker, Packed, Policy};
+use cdpipe_model::action::RunAction;
+use cdpipe_model::observe::{Instance, Observation, ObservedRelease};
+use cdpipe_model::plan::LockKey;
+use cdpipe_model::ports::{Call, LockOwner, LockState, PortResult, Target};
+use cdpipe_model::release::{Artifact, ReleaseSpec};
+use cdpipe_model::strategy::OldRelease;
+use cdpipe_model::{Fault, InstanceId, ServiceName, Value};
+use futures_util::future::join_all;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Mutex;
+
+/// A call about a lock answers within this, also while one machine is silent.
+const LOCK_ANSWER: Duration = Duration::from_secs(8);
+
+/// What the target needs to know.
+#[derive(Debug, Clone)]
+pub struct HostsConfig {
+    /// The machines, in the order in which instances are spread over them.
+    pub hosts: Vec<HostName>,
+    /// Where a router reaches each of them, in the same order; empty asks each for the address that its SSH server is reached at.
+    pub addresses: Vec<String>,
+    /// How they are reached.
+    pub ssh: SshConfig,
+    /// Folder that paths in the pipeline are relative to.
+    pub base: PathBuf,
+}
+
+struct Machine {
+    name: HostName,
+    /// What its instances' ids end with.
+    label: String,
+    address: Option<String>,
+    session: Mutex<Option<Arc<Session>>>,
+}
+
+/// Machines over SSH.
+pub struct Hosts {
+    config: HostsConfig,
+    machines: Vec<Machine>,
+    names: Vec<String>,
+    outages: Outages,
+    /// Artifacts that were looked at in this process: reading and hashing them takes time.
+    packed: Mutex<BTreeMap<String, (PathBuf, Packed)>>,
+}
+
+impl Hosts {
+    /// The target of one environment. Nothing is connected until it is used.
+    pub fn new(config: HostsConfig) -> Self {
+        let mut machines: Vec<Machine> = Vec::new();
+        for (index, name) in config.hosts.iter().enumerate() {
+            let plain =
+                |text: &str| text.replace(|c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '.', "-");
+            let mut label = plain(&name.host);
+            if machines.iter().any(|machine| machine.label == label) {
+                label = format!(
+                    "{label}-{}",
+                    name.port.map_or_else(|| index.to_string(), |port| port.to_string())
+                );
+            }
+            machines.push(Machine {
+                name: name.clone(),
+                label,
+                address: config.addresses.get(index).cloned(),
+                session: Mutex::new(None),
+            });
+        }
+        let names = machines.iter().map(|machine| machine.name.written.clone()).collect();
+        Self { config, machines, names, outages: Outages::default(), packed: Mutex::default() }
+    }
+
+    /// The first machine, for people.
+    pub(crate) fn first_name(&self) -> String {
+        self.names.first().cloned().unwrap_or_default()
+    }
+
+    /// Has the first machine do something.
+    pub(crate) async fn ask_first(
+        &self,
+        call: Call<'_>,
+        request: Request,
+        upload: Option<Vec<u8>>,
+    ) -> Result<Reply, Fault> {
+        let machine = self.machines.first().ok_or_else(|| Fault::new("host-unfit", "there is no machine"))?;
+        let upload = upload.map(|bytes| Box::new(std::io::Cursor::new(bytes)) as Box<dyn Read + Send>);
+        self.session(machine).await?.call(call, &request, upload).await
+    }
+
+    async fn session(&self, machine: &Machine) -> Result<Arc<Session>, Fault> {
+        let mut held = machine.session.lock().await;
+        if let Some(session) = held.as_ref().filter(|session| !session.is_over()) {
+            return Ok(Arc::clone(session));
+        }
+        *held = None;
+        let session = Arc::new(Session::open(&self.config.ssh, &machine.name).await?);
+        *held = Some(Arc::clone(&session));
+        Ok(session)
+    }
+
+    /// Has one machine do something. What can be asked twice is asked again, once, where the connection was lost.
+    async fn ask(&self, index: usize, call: Call<'_>, request: &Request) -> Result<Reply, Fault> {
+        if let Some(fault) = self.outages.still(index) {
+            return Err(fault);
+        }
+        let machine = &self.machines[index];
+        let once = async || {
+            let session = tokio::select! {
+                session = self.session(machine) => session?,
+                () = call.cancel.cancelled() => return Err(Fault::new("cancelled", "cancelled while connecting")),
+            };
+            session.call(call, request, None).await
+        };
+        let mut answer = once().await;
+        let twice = !matches!(request, Request::Exec { .. });
+        if twice && matches!(&answer, Err(fault) if fault.kind == "host-lost") {
+            call.sink.progress(&format!("{}: the connection was lost, another try", machine.name.written));
+            answer = once().await;
+        }
+        self.outages.note(index, &answer);
+        answer
+    }
+
+    /// Has several machines do something at once. Answers of those that are there.
+    async fn ask_all(
+        &self,
+        call: Call<'_>,
+        requests: Vec<(usize, Request)>,
+    ) -> Result<Vec<(usize, Reply)>, Fault> {
+        let asking =
+            requests.into_iter().map(async |(index, request)| (index, self.ask(index, call, &request).await));
+        let answers = join_all(asking).await;
+        self.outages.those_there(&self.names, answers)
+    }
+
+    fn everywhere(&self, request: &Request) -> Vec<(usize, Request)> {
+        (0..self.machines.len()).map(|index| (index, request.clone())).collect()
+    }
+
+    /// An instance as the rest of the world knows it: with the machine in its id, and an address that leads there.
+    async fn seen_from_outside(&self, index: usize, instance: Instance) -> Instance {
+        let machine = &self.machines[index];
+        let address = match (&machine.address, machine.session.lock().await.as_ref()) {
+            (Some(address), _) => Some(address.clone()),
+            (None, Some(session)) => session.address.clone(),
+            (None, None) => None,
+        };
+        let address = match (instance.address, address) {
+            (Some(there), Some(address)) => {
+                there.rsplit_once(':').map(|(_, port)| match address.contains(':') {
+                    true => format!("[{address}]:{port}"),
+                    false => format!("{address}:{port}"),
+                })
+            }
+            (there, _) => there,
+        };
+        Instance { id: self.id_outside(index, &instance.id), address, ..instance }
+    }
+
+    fn id_outside(&self, index: usize, id: &InstanceId) -> InstanceId {
+        InstanceId(format!("{id}.{}", self.machines[index].label))
+    }
+
+    /// Which machine an instance is on, and its id there.
+    fn machine_of(&self, id: &InstanceId) -> Option<(usize, InstanceId)> {
+        let found = self.machines.iter().enumerate().filter_map(|(index, machine)| {
+            let inside = id.as_str().strip_suffix(machine.label.as_str())?.strip_suffix('.')?;
+            Some((index, machine.label.len(), inside))
+        });
+        found.max_by_key(|(_, length, _)| *length).map(|(index, _, inside)| (index, InstanceId::from(inside)))
+    }
+
+    fn must_know(&self, instance: &Instance) -> Result<(usize, Instance), Fault> {
+        let (index, id) = self.machine_of(&instance.id).ok_or_else(|| {
+            Fault::new(
+                "instance-missing",
+                format!("{} is on none of the machines of this environment", instance.id),
+            )
+            .help("the list `hosts` of the target was changed since it was started")
+        })?;
+        Ok((index, Instance { id, ..instance.clone() }))
+    }
+
+    /// All instances that several machines answered, in one list.
+    async fn together(&self, answers: Vec<(usize, Reply)>) -> Result<Vec<Instance>, Fault> {
+        let mut lists = Vec::new();
+        for (index, answer) in answers {
+            let Reply::Instances { instances, canaries } = answer else { return Err(strange()) };
+            lists.push(self.list(index, instances, &canaries).await);
+        }
+        Ok(spread::in_order(lists))
+    }
+
+    async fn list(&self, index: usize, instances: Vec<Instance>, canaries: &[InstanceId]) -> spread::List {
+        let mut outside = Vec::new();
+        for instance in instances {
+            outside.push(self.seen_from_outside(index, instance).await);
+        }
+        (outside, canaries.iter().map(|id| self.id_outside(index, id)).collect())
+    }
+
+    /// The target `local` of this machine, only for what it knows of artifacts.
+    fn here(&self) -> Local {
+        Local::new(
+            LocalConfig {
+                state: PathBuf::from("/nonexistent"),
+                environment: self.config.ssh.environment.clone(),
+                base: self.config.base.clone(),
+                supervisor: PathBuf::new(),
+                policy: Policy::default(),
+            },
+            Masker::default(),
+        )
+    }
+
+    /// The artifact of a release, as it lies on this machine; `None` if that is not what the release was made from.
+    async fn packed(&self, spec: &ReleaseSpec) -> Result<Option<(PathBuf, Packed)>, Fault> {
+        let Artifact::Command { path: Some(path), digest, .. } = &spec.artifact else { return Ok(None) };
+        let Some(digest) = digest else { return Ok(None) };
+        let mut known = self.packed.lock().await;
+        if let Some(found) = known.get(digest) {
+            return Ok(Some(found.clone()));
+        }
+        let source = self.config.base.join(path);
+        if !source.exists() {
+            return Ok(None);
+        }
+        let looked = source.clone();
+        let packed = match tokio::task::spawn_blocking(move || Packed::of(&looked)).await {
+            Ok(packed) => packed?,
+            Err(error) => {
+                return Err(Fault::new("internal", format!("reading the artifact ended early: {error}")));
+            }
+        };
+        if packed.digest != *digest {
+            return Ok(None);
+        }
+        known.insert(digest.clone(), (source.clone(), packed.clone()));
+        Ok(Some((source, packed)))
+    }
+
+    async fn resolve_all(&self, call: Call<'_>, spec: &ReleaseSpec) -> Result<ReleaseSpec, Fault> {
+        let Artifact::Command { argv, path, digest } = &spec.artifact else {
+            return Err(Fault::new(
+                "artifact-unfit",
+                format!("machines run processes, and {} is not made from a `command`", spec.service),
+            )
+            .help("give the service a `command`, or deploy it to a target that runs containers"));
+        };
+        if digest.is_some() {
+            // A release to go back to: it is kept there, or can be brought there again.
+            let answers = self.ask_all(call, self.everywhere(&Request::Resolve { spec: spec.clone() })).await;
+            return match answers {
+                Ok(_) => Ok(spec.clone()),
+                Err(fault) if fault.kind == "release-gone" && self.packed(spec).await?.is_some() => {
+                    Ok(spec.clone())
+                }
+                Err(fault) => Err(fault),
+            };
+        }
+        if path.is_some() {
+            return self.here().resolve(call, spec).await;
+        }
+        let program = argv.first().map(String::as_str).unwrap_or_default();
+        if program.contains('/') && !Path::new(program).is_absolute() {
+            return Err(Fault::new(
+                "artifact-missing",
+                format!(
+                    "`{program}` of {} is a file of this machine, and nothing brings it to the others",
+                    spec.service
+                ),
+            )
+            .help("name what is copied: `artifact = …`; or give the path of a program that is there"));
+        }
+        // A program of the machines themselves: all of them must have it.
+        self.ask_all(call, self.everywhere(&Request::Resolve { spec: spec.clone() })).await?;
+        Ok(spec.clone())
+    }
+
+    async fn observe_all(&self, call: Call<'_>, service: &ServiceName) -> Result<Observation, Fault> {
+        let answers =
+            self.ask_all(call, self.everywhere(&Request::Observe { service: service.clone() })).await?;
+        let mut releases: Vec<(ObservedRelease, Vec<spread::List>)> = Vec::new();
+        for (index, answer) in answers {
+            let Reply::Observed { observation, canaries } = answer else { return Err(strange()) };
+            // A release that this machine made between two that are known goes between them.
+            let mut after = 0;
+            for release in observation.releases {
+                let list = self.list(index, release.instances, &canaries).await;
+                let at = match releases.iter().position(|(known, _)| known.id == release.id) {
+                    Some(at) => at,
+                    None => {
+                        let empty = ObservedRelease {
+                            wanted: 0,
+                            instances: Vec::new(),
+                            id: release.id,
+                            spec: release.spec,
+                        };
+                        releases.insert(after, (empty, Vec::new()));
+                        after
+                    }
+                };
+                let (known, lists) = &mut releases[at];
+                known.wanted = known.wanted.saturating_add(release.wanted);
+                lists.push(list);
+                after = at + 1;
+            }
+        }
+        let releases = releases
+            .into_iter()
+            .map(|(release, lists)| ObservedRelease { instances: spread::in_order(lists), ..release })
+            .collect();
+        Ok(Observation { releases, unmanaged: Vec::new(), table: None, fence: None })
+    }
+
+    /// How many instances of a release run on each machine that is there, and whether it wants the artifact.
+    async fn survey(
+        &self,
+        call: Call<'_>,
+        spec: &ReleaseSpec,
+        extra_env: &BTreeMap<String, Value>,
+    ) -> Result<Vec<(usize, u32, bool)>, Fault> {
+        let request = Request::Survey { spec: spec.clone(), extra_env: extra_env.clone() };
+        let answers = self.ask_all(call, self.everywhere(&request)).await?;
+        answers
+            .into_iter()
+            .map(|(index, answer)| match answer {
+                Reply::Surveyed { running, wants_upload } => Ok((index, running, wants_upload)),
+                _ => Err(strange()),
+            })
+            .collect()
+    }
+
+    async fn ensure_all(
+        &self,
+        call: Call<'_>,
+        spec: &ReleaseSpec,
+        count: u32,
+        extra_env: &BTreeMap<String, Value>,
+    ) -> Result<Vec<Instance>, Fault> {
+        let there = self.survey(call, spec, extra_env).await?;
+        let mut running = vec![None; self.machines.len()];
+        for (index, found, _) in &there {
+            running[*index] = Some(*found);
+        }
+        let wanted = spread::wanted(&running, count);
+        let uploads: Vec<usize> = there
+            .iter()
+            .filter(|(index, _, wants)| *wants && wanted[*index] > 0)
+            .map(|(index, ..)| *index)
+            .collect();
+        if !uploads.is_empty() {
+            self.upload(call, spec, &uploads).await?;
+        }
+        // All of them, also those that get none: each answers what runs there.
+        let requests = there.iter().map(|(index, found, _)| {
+            let count = wanted[*index];
+            let request = if count > *found || count > 0 {
+                Request::Ensure { spec: spec.clone(), count, extra_env: extra_env.clone() }
+            } else {
+                // What is there of it, without making a release where none is wanted.
+                Request::AwaitReady { spec: spec.clone(), count: 0, may_fail: 0 }
+            };
+            (*index, request)
+        });
+        let answers = self.ask_all(call, requests.collect()).await?;
+        self.together(answers).await
+    }
+
+    /// Brings the artifact to these machines, all at once.
+    async fn upload(&self, call: Call<'_>, spec: &ReleaseSpec, machines: &[usize]) -> Result<(), Fault> {
+        let Some((source, packed)) = self.packed(spec).await? else {
+            let names: Vec<&str> = machines.iter().map(|index| self.names[*index].as_str()).collect();
+            return Err(Fault::new(
+                "release-gone",
+                format!(
+                    "release {} of {} is not kept on {}, and its artifact here is another one by now",
+                    spec.id(),
+                    spec.service,
+                    names.join(", ")
+                ),
+            )
+            .help("build that version again where `artifact` points to, and deploy it"));
+        };
+        call.sink.progress(&format!(
+            "uploading {} bytes to {}",
+            packed.bytes(),
+            machines.iter().map(|index| self.names[*index].as_str()).collect::<Vec<_>>().join(", ")
+        ));
+        let request = Request::Upload { packed: packed.clone() };
+        let uploading = machines.iter().map(async |index| {
+            let result = async {
+                let session = self.session(&self.machines[*index]).await?;
+                session.call(call, &request, Some(Box::new(Files::new(&source, &packed)))).await
+            }
+            .await;
+            self.outages.note(*index, &result);
+            (*index, result)
+        });
+        let answers = join_all(uploading).await;
+        // A machine that was lost in the meantime is told of by what comes next.
+        self.outages.those_there(&self.names, answers).map(|_| ())
+    }
+
+    async fn await_all(
+        &self,
+        call: Call<'_>,
+        spec: &ReleaseSpec,
+        count: u32,
+        may_fail: u32,
+    ) -> Result<Vec<Instance>, Fault> {
+        let observation = self.observe_all(call, &spec.service).await?;
+        let id = spec.id();
+        let mut running = vec![0_u32; self.machines.len()];
+        for instance in observation
+            .releases
+            .iter()
+            .filter(|release| release.id == id)
+            .flat_map(|release| &release.instances)
+        {
+            if let Some((index, _)) = self.machine_of(&instance.id) {
+                running[index] += 1;
+            }
+        }
+        let awaited = spread::awaited(&running, count);
+        let requests =
+            (0..self.machines.len()).filter(|index| self.outages.still(*index).is_none()).map(|index| {
+                let count = awaited[index];
+                (index, Request::AwaitReady { spec: spec.clone(), count, may_fail: may_fail.min(count) })
+            });
+        let answers = self.ask_all(call, requests.collect()).await?;
+        let instances = self.together(answers).await?;
+        let ready =
+            u32::try_from(instances.iter().filter(|instance| instance.ready).count()).unwrap_or(u32::MAX);
+        if ready.saturating_add(may_fail) < count {
+            return Err(Fault::new(
+                "not-ready",
+                format!(
+                    "{ready} of {count} instances of {} are ready on all machines together",
+                    spec.service
+                ),
+            )
+            .help("`cdpipe status` shows which; `cdpipe logs` shows what they said"));
+        }
+        Ok(instances)
+    }
+
+    async fn stop_all(
+        &self,
+        call: Call<'_>,
+        spec: &ReleaseSpec,
+        chosen: &[Instance],
+        old: Option<OldRelease>,
+        retain: u32,
+    ) -> Result<Vec<Instance>, Fault> {
+        let mut by_machine: BTreeMap<usize, Vec<Instance>> = BTreeMap::new();
+        for instance in chosen {
+            let (index, inside) = self.must_know(instance)?;
+            by_machine.entry(index).or_default().push(inside);
+        }
+        let requests = (0..self.machines.len()).map(|index| {
+            let request = match (chosen.is_empty(), by_machine.remove(&index)) {
+                (true, _) => Request::Stop { spec: spec.clone(), instances: Vec::new(), old, retain },
+                (false, Some(instances)) => Request::Stop { spec: spec.clone(), instances, old, retain },
+                // Nothing of it ends here; an empty list would mean all of them.
+                (false, None) => Request::AwaitReady { spec: spec.clone(), count: 0, may_fail: 0 },
+            };
+            (index, request)
+        });
+        let answers = self.ask_all(call, requests.collect()).await?;
+        self.together(answers).await
+    }
+
+    /// Takes the lease on each machine: on the first by name alone, so that of two runs one gets it, then on the others at once.
+    async fn lock_all(
+        &self,
+        call: Call<'_>,
+        key: &LockKey,
+        owner: &LockOwner,
+        lease: Duration,
+    ) -> Result<u64, Fault> {
+        let call = Call { deadline: call.deadline.min(LOCK_ANSWER), ..call };
+        let lease_ms = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
+        let request = Request::Lock { key: key.clone(), owner: owner.clone(), lease_ms };
+        let mut order: Vec<usize> = (0..self.machines.len()).collect();
+        order.sort_by_key(|index| &self.machines[*index].label);
+        let (first, rest) = order.split_at(order.len().min(1));
+        let ask = async |index: usize| {
+            let answer = tokio::time::timeout(call.deadline, self.ask(index, call, &request)).await;
+            let silent = || {
+                Err(Fault::new("ssh-unreachable", format!("{} does not answer", self.names[index]))
+                    .transient())
+            };
+            (index, answer.unwrap_or_else(|_| silent()))
+        };
+        let mut answers = Vec::new();
+        for index in first {
+            answers.push(ask(*index).await);
+        }
+        if !matches!(&answers[..], [(_, Err(fault))] if !is_away(fault)) {
+            answers.extend(join_all(rest.iter().map(|index| ask(*index))).await);
+        }
+        let mut epochs = Vec::new();
+        let (mut was_ours, mut away, mut refused) = (false, None, None);
+        for (index, answer) in answers {
+            match answer {
+                Ok(Reply::Locked { epoch, was_ours: ours }) => {
+                    was_ours |= ours;
+                    epochs.push((index, epoch));
+                }
+                Ok(_) => return Err(strange()),
+                Err(fault) if is_away(&fault) => away = away.or(Some(fault)),
+                Err(fault) => {
+                    let message = format!("{}: {}", self.names[index], fault.message);
+                    refused = refused.or(Some(Fault { message, ..fault }));
+                }
+            }
+        }
+        // A lock that is held goes on with the machines that are there; a new one needs all of them.
+        let in_the_way = refused.or(away.filter(|_| !was_ours));
+        if let Some(fault) = in_the_way {
+            if !was_ours {
+                let unlock = Request::Unlock { key: key.clone(), owner: owner.clone() };
+                join_all(epochs.iter().map(|(index, _)| self.ask(*index, call, &unlock))).await;
+                self.outages.forget();
+            }
+            return Err(fault);
+        }
+        let newest = epochs.iter().map(|(_, epoch)| *epoch).max().unwrap_or(0);
+        let lower = epochs.iter().filter(|(_, epoch)| *epoch < newest);
+        let raise = Request::RaiseLock { key: key.clone(), owner: owner.clone(), epoch: newest };
+        for raised in join_all(lower.map(|(index, _)| self.ask(*index, call, &raise))).await {
+            raised?;
+        }
+        if epochs.is_empty() {
+            return Err(Fault::new("ssh-unreachable", "none of the machines answers").transient());
+        }
+        Ok(newest)
+    }
+}
+
+fn strange() -> Fault {
+    Fault::new("internal", "the agent answered something else than it was asked")
+}
+
+impl Target for Hosts {
+    fn resolve<'a>(&'a self, call: Call<'a>, spec: &'a ReleaseSpec) -> PortResult<'a, ReleaseSpec> {
+        Box::pin(self.resolve_all(call, spec))
+    }
+
+    fn observe<'a>(
+        &'a self,
+        call: Call<'a>,
+        service: &'a ServiceName,
+        _platform_name: Option<&'a str>,
+    ) -> PortResult<'a, Observation> {
+        Box::pin(self.observe_all(call, service))
+    }
+
+    fn ensure<'a>(
+        &'a self,
+        call: Call<'a>,
+        spec: &'a ReleaseSpec,
+        count: u32,
+        extra_env: &'a BTreeMap<String, Value>,
+    ) -> PortResult<'a, Vec<Instance>> {
+        Box::pin(self.ensure_all(call, spec, count, extra_env))
+    }
+
+    fn await_ready<'a>(
+        &'a self,
+        call: Call<'a>,
+        spec: &'a ReleaseSpec,
+        count: u32,
+        may_fail: u32,
+    ) -> PortResult<'a, Vec<Instance>> {
+        Box::pin(self.await_all(call, spec, count, may_fail))
+    }
+
+    fn stop<'a>(
+        &'a self,
+        call: Call<'a>,
+        spec: &'a ReleaseSpec,
+        instances: &'a [Instance],
+        old: Option<OldRelease>,
+        retain: u32,
+    ) -> PortResult<'a, Vec<Instance>> {
+        Box::pin(self.stop_all(call, spec, instances, old, retain))
+    }
+
+    fn remove<'a>(&'a self, call: Call<'a>, service: &'a ServiceName) -> PortResult<'a, usize> {
+        Box::pin(async move {
+            let request = Request::Remove { service: service.clone() };
+            let answers = self.ask_all(call, self.everywhere(&request)).await?;
+            Ok(answers
+                .into_iter()
+                .map(|(_, answer)| if let Reply::Count { count } = answer { count } else { 0 })
+                .sum())
+        })
+    }
+
+    fn exec<'a>(
+        &'a self,
+        call: Call<'a>,
+        spec: &'a ReleaseSpec,
+        instance: &'a Instance,
+        run: &'a RunAction,
+    ) -> PortResult<'a, BTreeMap<String, String>> {
+        Box::pin(async move {
+            let (index, instance) = self.must_know(instance)?;
+            match self
+                .ask(index, call, &Request::Exec { spec: spec.clone(), instance, run: run.clone() })
+                .await?
+            {
+                Reply::Outputs { outputs } => Ok(outputs),
+                _ => Err(strange()),
+            }
+        })
+    }
+
+    fn logs<'a>(
+        &'a self,
+        call: Call<'a>,
+        service: &'a ServiceName,
+        instance: &'a Instance,
+        lines: usize,
+    ) -> PortResult<'a, Vec<String>> {
+        Box::pin(async move {
+            let (index, instance) = self.must_know(instance)?;
+            match self.ask(index, call, &Request::Logs { service: service.clone(), instance, lines }).await? {
+                Reply::Lines { lines } => Ok(lines),
+                _ => Err(strange()),
+            }
+        })
+    }
+
+    fn lock<'a>(
+        &'a self,
+        call: Call<'a>,
+        key: &'a LockKey,
+        owner: &'a LockOwner,
+        lease: Duration,
+    ) -> PortResult<'a, u64> {
+        Box::pin(self.lock_all(call, key, owner, lease))
+    }
+
+    fn unlock<'a>(&'a self, call: Call<'a>, key: &'a LockKey, owner: &'a LockOwner) -> PortResult<'a, ()> {
+        Box::pin(async move {
+            let request = Request::Unlock { key: key.clone(), owner: owner.clone() };
+            let call = Call { deadline: call.deadline.min(LOCK_ANSWER), ..call };
+            let everywhere = self.everywhere(&request);
+            let answers =
+                join_all(everywhere.iter().map(|(index, request)| self.ask(*index, call, request))).await;
+            for answer in answers {
+                match answer {
+                    // Its lease ends by itself.
+                    Err(fault) if is_away(&fault) => {}
+                    other => drop(other?),
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn lock_owner<'a>(&'a self, call: Call<'a>, key: &'a LockKey) -> PortResult<'a, Option<LockState>> {
+        Box::pin(async move {
+            let answers =
+                self.ask_all(call, self.everywhere(&Request::LockOwner { key: key.clone() })).await?;
+            Ok(answers.into_iter().find_map(|(_, answer)| match answer {
+                Reply::Owner { owner } => owner,
+                _ => None,
+            }))
+        })
+    }
+}
+
+/// The files of an artifact, one after another.
+struct Files {
+    left: std::vec::IntoIter<(PathBuf, u64)>,
+    file: Option<std::io::Take<File>>,
+}
+
+impl Files {
+    fn new(source: &Path, packed: &Packed) -> Self {
+        let path = |inside: &str| if packed.single { source.to_owned() } else { source.join(inside) };
+        let files: Vec<(PathBuf, u64)> = packed.files().map(|(inside, size)| (path(inside), size)).collect();
+        Self { left: files.into_iter(), file: None }
+    }
+}
+
+impl Read for Files {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        loop {
+            if let Some(file) = &mut self.file {
+                let count = file.read(buffer)?;
+                if count > 0 {
+                    return Ok(count);
+                }
+                self.file = None;
+            }
+            match self.left.next() {
+                // Not more than was said: a file that grows meanwhile must not shift what follows.
+                Some((path, size)) => self.file = Some(File::open(path)?.take(size)),
+                None => return Ok(0),
+            }
+        }
+    }
+}

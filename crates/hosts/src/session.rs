@@ -1,0 +1,439 @@
+//! One connection to one machine: `ssh` with an agent at its other end.
+
+use crate::protocol::{CHUNK_LIMIT_BYTES, FromAgent, Reply, Request, ToAgent, VERSION, line, next_line};
+use crate::ssh::{HostName, SAYS, SshConfig, fault_of};
+use cdpipe_model::Fault;
+use cdpipe_model::event::Stream;
+use cdpipe_model::ports::Call;
+use sha2::{Digest as _, Sha256};
+use std::collections::HashMap;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::process::{Child, ChildStdin, ChildStdout};
+use tokio::sync::{mpsc, watch};
+
+/// How long bringing the agent to a machine and starting it may take, beside the upload.
+const START_WAIT: Duration = Duration::from_secs(20);
+
+/// How long the upload of the agent may take.
+const AGENT_UPLOAD_WAIT: Duration = Duration::from_secs(300);
+
+/// How long the agent may take to answer after its deadline, or after a cancel.
+const ANSWER_WAIT: Duration = Duration::from_secs(10);
+
+/// How often the agent hears that somebody is there.
+const PING_EVERY: Duration = Duration::from_secs(20);
+
+/// Frames that wait to be written.
+const OUTGOING: usize = 16;
+
+/// How much of what `ssh` complains is kept.
+const COMPLAINTS_BYTES: usize = 16 << 10;
+
+/// A line, and the bytes that follow it.
+type Frame = (Vec<u8>, Vec<u8>);
+
+type Waiting = Arc<Mutex<HashMap<u64, mpsc::UnboundedSender<FromAgent>>>>;
+
+/// One connection. Dropping it ends it, and with it the agent.
+pub(crate) struct Session {
+    host: String,
+    out: mpsc::Sender<Frame>,
+    waiting: Waiting,
+    next: AtomicU64,
+    /// Why it has ended, once it has.
+    ended: watch::Receiver<Option<Fault>>,
+    /// The machine's own address.
+    pub(crate) address: Option<String>,
+    // Ends with the session.
+    _ssh: Child,
+}
+
+impl Session {
+    /// Connects, brings the agent there if it is not yet, and starts it.
+    ///
+    /// # Errors
+    /// `ssh-host-key-unknown`, `ssh-host-key-changed`, `ssh-auth`, `ssh-unreachable`, `ssh-config`, `ssh-failed`, `sudo-refused`;
+    /// `agent-unfit` if the binary does not run there; `host-dir-unfit` if there is no place for it.
+    pub(crate) async fn open(config: &SshConfig, host: &HostName) -> Result<Self, Fault> {
+        let name = host.written.clone();
+        let identity = agent_identity(&config.agent)?;
+        let mut ssh = config.command(host, &config.script(&identity)).spawn().map_err(|error| {
+            Fault::new("ssh-missing", format!("`ssh` can't be started: {error}"))
+                .help("install the OpenSSH client")
+        })?;
+        let (Some(mut stdin), Some(stdout), Some(stderr)) =
+            (ssh.stdin.take(), ssh.stdout.take(), ssh.stderr.take())
+        else {
+            return Err(Fault::new("internal", "ssh has no standard streams"));
+        };
+        let complaints = Arc::new(Mutex::new(Vec::new()));
+        let (kept, mut stderr) = (Arc::clone(&complaints), stderr);
+        let complaining = tokio::spawn(async move {
+            let mut buffer = [0; 4096];
+            while let Ok(count @ 1..) = stderr.read(&mut buffer).await {
+                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                let room = COMPLAINTS_BYTES.saturating_sub(kept.len());
+                kept.extend_from_slice(&buffer[..count.min(room)]);
+            }
+        });
+        let said = || {
+            let complaints = complaints.lock().unwrap_or_else(PoisonError::into_inner);
+            String::from_utf8_lossy(&complaints).into_owned()
+        };
+        let mut stdout = BufReader::new(stdout);
+        let begun = begin(config, &name, &mut stdin, &mut stdout).await;
+        let address = match begun {
+            Ok(Some(address)) => address,
+            Ok(None) => {
+                // It has ended: what it said last is on its way.
+                let _ = tokio::time::timeout(Duration::from_secs(2), complaining).await;
+                return Err(fault_of(&name, &said()));
+            }
+            Err(fault) => return Err(fault),
+        };
+        let waiting = Waiting::default();
+        let (out, outgoing) = mpsc::channel(OUTGOING);
+        tokio::spawn(write(stdin, outgoing));
+        let (ending, ended) = watch::channel(None);
+        tokio::spawn(listen(name.clone(), stdout, Arc::clone(&waiting), ending, complaints));
+        Ok(Self { host: name, out, waiting, next: AtomicU64::new(1), ended, address, _ssh: ssh })
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn is_over(&self) -> bool {
+        self.ended.borrow().is_some()
+    }
+
+    /// Has the agent do something. `upload` are the bytes that belong to it.
+    ///
+    /// # Errors
+    /// What the agent says; `host-lost` (transient) if the connection ends before it has; `timed-out`; `cancelled`.
+    pub(crate) async fn call(
+        &self,
+        call: Call<'_>,
+        request: &Request,
+        upload: Option<Box<dyn Read + Send>>,
+    ) -> Result<Reply, Fault> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (sender, mut answers) = mpsc::unbounded_channel();
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(id, sender);
+        let _forget = Forget { session: self, id };
+        let deadline_ms = u64::try_from(call.deadline.as_millis()).unwrap_or(u64::MAX);
+        let message = ToAgent::Call {
+            id,
+            effect: call.effect.clone(),
+            step: call.step.clone(),
+            deadline_ms,
+            epoch: call.epoch,
+            request: Box::new(request.clone()),
+        };
+        let mut ended = self.ended.clone();
+        let talk = async {
+            self.send(&message, Vec::new()).await?;
+            if request.has_upload() {
+                self.upload(id, upload).await?;
+            }
+            let mut cancelled = false;
+            loop {
+                let message = tokio::select! {
+                    message = answers.recv() => message,
+                    () = call.cancel.cancelled(), if !cancelled => {
+                        cancelled = true;
+                        self.send(&ToAgent::Cancel { id }, Vec::new()).await?;
+                        continue;
+                    }
+                    () = wait_after(cancelled) => {
+                        return Err(Fault::new("cancelled", format!("cancelled; {} has not said how far it was", self.host)));
+                    }
+                };
+                match message {
+                    Some(FromAgent::Answer { result, .. }) => return result,
+                    Some(FromAgent::Output { error, line, .. }) => {
+                        call.sink.output(if error { Stream::Stderr } else { Stream::Stdout }, &line);
+                    }
+                    Some(FromAgent::Progress { text, .. }) => {
+                        call.sink.progress(&format!("{}: {text}", self.host));
+                    }
+                    Some(FromAgent::NeedsSecret { name, .. }) => {
+                        let value = call.secrets.resolve(&name).await.map(|value| value.expose().to_owned());
+                        self.send(&ToAgent::Secret { id, name, value }, Vec::new()).await?;
+                    }
+                    Some(FromAgent::Hello { .. }) | None => return Err(self.lost()),
+                }
+            }
+        };
+        tokio::select! {
+            answer = tokio::time::timeout(call.deadline.saturating_add(ANSWER_WAIT), talk) => match answer {
+                Ok(answer) => answer,
+                Err(_) => Err(Fault::new("timed-out", format!("{} did not answer in time", self.host))),
+            },
+            Ok(_) = ended.wait_for(Option::is_some) => {
+                // The answer may have been its last word.
+                while let Ok(message) = answers.try_recv() {
+                    if let FromAgent::Answer { result, .. } = message {
+                        return result;
+                    }
+                }
+                Err(self.lost())
+            }
+        }
+    }
+
+    fn lost(&self) -> Fault {
+        self.ended.borrow().clone().unwrap_or_else(|| {
+            Fault::new("host-lost", format!("the connection to {} ended", self.host)).transient()
+        })
+    }
+
+    async fn send(&self, message: &ToAgent, bytes: Vec<u8>) -> Result<(), Fault> {
+        let line = line(message).map_err(|error| {
+            Fault::new("internal", format!("a message for {} can't be written: {error}", self.host))
+        })?;
+        self.out.send((line, bytes)).await.map_err(|_| self.lost())
+    }
+
+    async fn upload(&self, id: u64, upload: Option<Box<dyn Read + Send>>) -> Result<(), Fault> {
+        let mut reader = upload;
+        while let Some(mut from) = reader.take() {
+            let read = tokio::task::spawn_blocking(move || {
+                let mut chunk = vec![0; CHUNK_LIMIT_BYTES];
+                let mut filled = 0;
+                while filled < chunk.len() {
+                    match from.read(&mut chunk[filled..]) {
+                        Ok(0) => break,
+                        Ok(count) => filled += count,
+                        Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+                chunk.truncate(filled);
+                Ok((from, chunk))
+            });
+            let (from, chunk) = match read.await {
+                Ok(Ok(read)) => read,
+                Ok(Err(error)) => {
+                    return Err(Fault::new(
+                        "artifact-unreadable",
+                        format!("the upload can't be read: {error}"),
+                    ));
+                }
+                Err(error) => return Err(Fault::new("internal", format!("an upload ended early: {error}"))),
+            };
+            if !chunk.is_empty() {
+                self.send(&ToAgent::Chunk { id, bytes: chunk.len() }, chunk).await?;
+                reader = Some(from);
+            }
+        }
+        self.send(&ToAgent::Chunk { id, bytes: 0 }, Vec::new()).await
+    }
+}
+
+async fn wait_after(cancelled: bool) {
+    if cancelled {
+        tokio::time::sleep(ANSWER_WAIT).await;
+    } else {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Takes a call out of those that wait, and cancels it if it is dropped before it is answered.
+struct Forget<'a> {
+    session: &'a Session,
+    id: u64,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.session.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+        if let Ok(line) = line(&ToAgent::Cancel { id: self.id }) {
+            // To a call that was answered it says nothing; where the queue is full, its deadline ends it.
+            let _ = self.session.out.try_send((line, Vec::new()));
+        }
+    }
+}
+
+async fn write(mut stdin: ChildStdin, mut outgoing: mpsc::Receiver<Frame>) {
+    loop {
+        let frame = match tokio::time::timeout(PING_EVERY, outgoing.recv()).await {
+            Ok(Some(frame)) => frame,
+            // The session was dropped: the end of the stream ends the agent.
+            Ok(None) => return,
+            Err(_) => match line(&ToAgent::Ping) {
+                Ok(line) => (line, Vec::new()),
+                Err(_) => continue,
+            },
+        };
+        let (mut line, bytes) = frame;
+        let written = async {
+            stdin.write_all(&line).await?;
+            stdin.write_all(&bytes).await?;
+            stdin.flush().await
+        };
+        let written = written.await;
+        // It may have held a secret.
+        line.fill(0);
+        std::hint::black_box(&line);
+        if written.is_err() {
+            return;
+        }
+    }
+}
+
+async fn listen(
+    host: String,
+    mut stdout: BufReader<ChildStdout>,
+    waiting: Waiting,
+    ending: watch::Sender<Option<Fault>>,
+    complaints: Arc<Mutex<Vec<u8>>>,
+) {
+    while let Ok(Some(line)) = next_line(&mut stdout).await {
+        let Ok(message) = serde_json::from_slice::<FromAgent>(&line) else { break };
+        let id = match &message {
+            FromAgent::Answer { id, .. }
+            | FromAgent::Output { id, .. }
+            | FromAgent::Progress { id, .. }
+            | FromAgent::NeedsSecret { id, .. } => *id,
+            FromAgent::Hello { .. } => continue,
+        };
+        if let Some(sender) = waiting.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
+            // Whoever waited is gone.
+            let _ = sender.send(message);
+        }
+    }
+    // What ssh says of it comes a moment later.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let complaints = complaints.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let complaints = String::from_utf8_lossy(&complaints).into_owned();
+    let why = complaints.trim().lines().last().map(|line| format!(": {}", line.trim())).unwrap_or_default();
+    let fault = Fault::new("host-lost", format!("the connection to {host} was lost{why}"))
+        .help("see whether the machine runs and its network is whole; what had been started there goes on by itself")
+        .transient();
+    let _ = ending.send(Some(fault));
+    waiting.lock().unwrap_or_else(PoisonError::into_inner).clear();
+}
+
+/// Talks with the script, then hears the agent's first word. Answers the machine's own address; `None` if ssh has ended.
+async fn begin(
+    config: &SshConfig,
+    host: &str,
+    stdin: &mut ChildStdin,
+    stdout: &mut BufReader<ChildStdout>,
+) -> Result<Option<Option<String>>, Fault> {
+    let late =
+        |what: &str| Fault::new("ssh-unreachable", format!("{host} took too long to {what}")).transient();
+    let next = async |stdout: &mut BufReader<ChildStdout>, wait| {
+        loop {
+            let mut text = String::new();
+            let mut bounded = (&mut *stdout).take(64 << 10);
+            let read = bounded.read_line(&mut text);
+            match tokio::time::timeout(wait, read).await {
+                Err(_) => return Err(late("start the agent")),
+                Ok(Err(_) | Ok(0)) => return Ok(None),
+                // A login shell may say more than it was asked.
+                Ok(Ok(_)) => {
+                    if let Some((_, says)) = text.trim_end().split_once(SAYS) {
+                        return Ok(Some(says.to_owned()));
+                    }
+                }
+            }
+        }
+    };
+    let Some(mut says) = next(stdout, START_WAIT).await? else { return Ok(None) };
+    if let Some(machine) = says.strip_prefix("need ") {
+        send_agent(config, host, machine, stdin).await?;
+        match next(stdout, AGENT_UPLOAD_WAIT).await? {
+            Some(next) => says = next,
+            None => return Ok(None),
+        }
+    }
+    if let Some(why) = says.strip_prefix("failed ") {
+        return Err(match why.split_once(' ').unwrap_or((why, "")) {
+            ("folder", _) => Fault::new("host-dir-unfit", format!("{} can't be made on {host}", config.dir))
+                .help("set `dir` of the target to a folder that the user may write, or `sudo = true`"),
+            ("disk", _) => Fault::new("host-dir-unfit", format!("{} on {host} can't be written", config.dir))
+                .help("is its disk full?"),
+            ("checksum", _) => Fault::new("upload-damaged", format!("the agent did not arrive whole on {host}")).transient(),
+            (_, said) => Fault::new("agent-unfit", format!("cdpipe does not run on {host}: {said}"))
+                .help("set `agent` of the target to the path of a cdpipe that is built for that machine (a static one runs on each)"),
+        });
+    }
+    let hello = match tokio::time::timeout(START_WAIT, next_line(stdout)).await {
+        Err(_) => return Err(late("start the agent")),
+        Ok(Ok(Some(line))) => serde_json::from_slice(&line),
+        Ok(Ok(None) | Err(_)) => return Ok(None),
+    };
+    match hello {
+        Ok(FromAgent::Hello { version: VERSION, address }) => Ok(Some(address)),
+        _ => Err(Fault::new("agent-unfit", format!("the agent on {host} speaks another version"))
+            .help("let `agent` of the target be a cdpipe of this version")),
+    }
+}
+
+async fn send_agent(
+    config: &SshConfig,
+    host: &str,
+    machine: &str,
+    stdin: &mut ChildStdin,
+) -> Result<(), Fault> {
+    let ours = format!("Linux {}", std::env::consts::ARCH);
+    let own = std::env::current_exe().is_ok_and(|own| own == config.agent);
+    // The kernel says `arm64` nowhere but on other systems; names agree for what we are built for.
+    if own && machine != ours {
+        return Err(Fault::new(
+            "agent-unfit",
+            format!("{host} is a {machine}, and this cdpipe is built for {ours}"),
+        )
+        .help("set `agent` of the target to the path of a cdpipe that is built for that machine"));
+    }
+    let path = config.agent.clone();
+    let read = async || {
+        let read = tokio::task::spawn_blocking(move || {
+            let bytes = std::fs::read(&path)?;
+            let sum = crate::protocol::to_hex(&Sha256::digest(&bytes));
+            Ok::<_, std::io::Error>((bytes, sum))
+        });
+        match read.await {
+            Ok(Ok(read)) => Ok(read),
+            Ok(Err(error)) => Err(unreadable(&config.agent, &error)),
+            Err(error) => Err(Fault::new("internal", format!("reading the agent ended early: {error}"))),
+        }
+    };
+    let (bytes, sum) = config.sent.get_or_try_init(read).await?;
+    let sending = async {
+        stdin.write_all(format!("{} {sum}\n", bytes.len()).as_bytes()).await?;
+        stdin.write_all(bytes).await?;
+        stdin.flush().await
+    };
+    // If the other side has ended, what it said is the better message.
+    match tokio::time::timeout(AGENT_UPLOAD_WAIT, sending).await {
+        Ok(_) => Ok(()),
+        Err(_) => {
+            Err(Fault::new("ssh-unreachable", format!("the agent could not be sent to {host} in time"))
+                .transient())
+        }
+    }
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Fault {
+    Fault::new("agent-missing", format!("the agent {} can't be read: {error}", path.display()))
+        .help("correct `agent` of the target")
+}
+
+/// Which build the agent is, without reading all of it: its size and time. It is checked by its sum when it is uploaded.
+fn agent_identity(path: &Path) -> Result<String, Fault> {
+    let metadata = std::fs::metadata(path).map_err(|error| unreadable(path, &error))?;
+    let facts = format!(
+        "{} {} {} {}",
+        env!("CARGO_PKG_VERSION"),
+        metadata.len(),
+        metadata.mtime(),
+        metadata.mtime_nsec()
+    );
+    Ok(crate::protocol::to_hex(&Sha256::digest(facts.as_bytes())[..8]))
+}

@@ -1,0 +1,310 @@
+//! The target `hosts` on real machines: containers with systemd and an SSH server. Every strategy under an open load, releases that are
+//! bad in each way, machines that are not who they were, that are cut off or die, and the engine killed in mid-deploy.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says that something is wrong by panicking")]
+
+use cdpipe_tests::deployed::{Deployed, FILE, comes_true};
+use cdpipe_tests::lab;
+use cdpipe_tests::load::{Kind, Load, Mix, Running};
+use cdpipe_tests::place::binary;
+use cdpipe_tests::processes::Ended;
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// For what only a very busy machine delays.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const MACHINES: [&str; 3] = ["web-1", "web-2", "web-3"];
+
+const BLUE_GREEN: &str = "blue_green { keep_old = 500ms }";
+
+/// The machines are the same for all tests, and some tests cut them off.
+static MACHINES_TURN: Mutex<()> = Mutex::new(());
+
+/// The machines of the lab, and this test's turn to use them.
+struct Machines {
+    ssh_config: String,
+    engine: String,
+    network: String,
+    subnet: String,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Machines {
+    /// `None` where there are none; says so.
+    fn get(test: &str) -> Option<Self> {
+        let (Ok(ssh_config), Ok(engine), Ok(network)) = (
+            std::env::var("CDPIPE_LAB_HOSTS"),
+            std::env::var("CDPIPE_LAB_HOSTS_ENGINE"),
+            std::env::var("CDPIPE_LAB_HOSTS_NETWORK"),
+        ) else {
+            lab::skip(test, "machines with SSH (cargo xtask lab up hosts)").unwrap();
+            return None;
+        };
+        let (network, subnet) = network.split_once(' ').unwrap();
+        let turn = MACHINES_TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(Self { ssh_config, engine, network: network.to_owned(), subnet: subnet.to_owned(), _turn: turn })
+    }
+
+    fn docker(&self, args: &[&str]) -> String {
+        let output = Command::new("docker").args(["--host", &self.engine]).args(args).output().unwrap();
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    }
+
+    fn shell(&self, machine: &str, script: &str) -> String {
+        let output = Command::new("ssh").args(["-F", &self.ssh_config, machine, script]).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// How many processes of the shop of this version run there.
+    fn shops(&self, dir: &str, version: &str) -> Vec<usize> {
+        let script = format!(
+            "n=0; for p in $(grep -lsx shop /proc/[0-9]*/comm | cut -d/ -f3); do e=$(tr '\\0' '\\n' < /proc/$p/environ 2>/dev/null); \
+             case \"$e\" in *{dir}/*) echo \"$e\" | grep -qx 'VERSION={version}' && n=$((n+1));; esac; done; echo $n"
+        );
+        MACHINES.iter().map(|machine| self.shell(machine, &script).parse().unwrap_or(0)).collect()
+    }
+
+    fn heal(&self, machine: &str) {
+        let last = machine.rsplit('-').next().unwrap().parse::<u32>().unwrap() + 10;
+        let address = format!("{}.{last}", self.subnet);
+        self.docker(&["network", "connect", "--ip", &address, &self.network, machine]);
+        self.docker(&["start", machine]);
+        assert!(
+            comes_true(PATIENCE, || self.shell(machine, "echo back") == "back"),
+            "{machine} does not come back"
+        );
+    }
+}
+
+/// The shop on the machines, in a folder of its own there, which goes with it.
+struct Shop<'a> {
+    machines: &'a Machines,
+    shop: Deployed,
+    dir: String,
+}
+
+impl<'a> Shop<'a> {
+    fn with(machines: &'a Machines, strategy: &str, units: &str) -> Self {
+        let dir = format!("/var/lib/cdpipe-test-{}", cdpipe_tests::ports::free().unwrap());
+        let text = include_str!("../pipelines/hosts.cd")
+            .replace("@SSH_CONFIG@", &machines.ssh_config)
+            .replace("@DIR@", &dir)
+            .replace("@UNITS@", units)
+            .replace("@STRATEGY@", strategy)
+            .replace("@SHOP@", "shop");
+        let shop = Deployed::with(&text).unwrap();
+        std::fs::copy(binary("shop").unwrap(), shop.place.work().join("shop")).unwrap();
+        // The agent is the same for all tests; what is uploaded once need not go over the wire again.
+        for machine in MACHINES {
+            machines.shell(
+                machine,
+                &format!("mkdir -p /var/lib/cdpipe-bin {dir} && ln -sfn /var/lib/cdpipe-bin {dir}/bin"),
+            );
+        }
+        Self { machines, shop, dir }
+    }
+
+    fn deploy(&self, version: &str, fault: &str) -> Ended {
+        self.shop.deploy(version, fault).unwrap()
+    }
+
+    fn shops(&self, version: &str) -> Vec<usize> {
+        self.machines.shops(&self.dir, version)
+    }
+
+    fn visitors(&self) -> Running {
+        let mix = Mix::new([(Kind::Short, 60), (Kind::Fresh, 20), (Kind::Slow { ms: 300 }, 20)]);
+        Load {
+            rate_per_s: 40,
+            mix: mix.unwrap(),
+            length: Duration::from_secs(300),
+            ..Load::on(self.shop.address)
+        }
+        .start()
+        .unwrap()
+    }
+
+    fn answers(&self) -> (u16, String) {
+        let answer = self.shop.ask().unwrap();
+        (answer.status, answer.version)
+    }
+}
+
+impl Drop for Shop<'_> {
+    fn drop(&mut self) {
+        // Whatever is left, the next test must not meet it.
+        for machine in MACHINES {
+            let script = format!(
+                "for u in $(cd /etc/systemd/system; ls | grep '^cdpipe-.*service$'); do systemctl stop $u; rm -f /etc/systemd/system/$u \
+                 /etc/systemd/system/*.wants/$u; done; for p in $(grep -lsa '{dir}' /proc/[0-9]*/environ /proc/[0-9]*/cmdline | cut -d/ -f3); do \
+                 [ $p = $$ ] || kill -9 $p; done 2>/dev/null; rm -rf {dir}",
+                dir = self.dir
+            );
+            self.machines.shell(machine, &script);
+        }
+    }
+}
+
+#[track_caller]
+fn assert_ended(ended: &Ended, code: i32, says: &[&str]) {
+    assert_eq!(ended.code, Some(code), "stdout:\n{}\nstderr:\n{}", ended.stdout, ended.stderr);
+    let said = format!("{}{}", ended.stdout, ended.stderr);
+    for part in says {
+        assert!(said.contains(part), "{part:?} is missing from\n{said}");
+    }
+}
+
+#[track_caller]
+fn assert_dropped_nothing(users: Running) {
+    let report = users.stop().unwrap();
+    assert!(report.failures().is_empty(), "{report}");
+}
+
+/// A good release, then one that never gets ready, then one that goes bad under watch.
+fn good_and_bad(test: &str, strategy: &str, watched: bool) {
+    let Some(machines) = Machines::get(test) else { return };
+    let shop = Shop::with(&machines, strategy, "process");
+    assert_ended(&shop.deploy("v1", ""), 0, &[]);
+    assert_eq!(shop.shops("v1"), [1, 1, 1], "spread over the machines");
+    let users = shop.visitors();
+    assert_ended(&shop.deploy("v2", ""), 0, &[]);
+    assert_eq!(shop.answers(), (200, "v2".to_owned()));
+    assert_eq!((shop.shops("v1"), shop.shops("v2")), (vec![0; 3], vec![1; 3]));
+    assert_ended(&shop.deploy("v3", "never-healthy"), 3, &["web-1", "503"]);
+    assert_eq!(shop.answers(), (200, "v2".to_owned()));
+    assert_dropped_nothing(users);
+    if watched {
+        let users = shop.visitors();
+        assert_ended(&shop.deploy("v4", "errors=40%"), 3, &["error_rate"]);
+        let report = users.stop().unwrap();
+        // Its errors were answers that users got; nothing else may have failed.
+        assert!(report.failures().iter().all(|record| record.status == Some(500)), "{report}");
+    }
+    assert_eq!((shop.shops("v2"), shop.shops("v4")), (vec![1; 3], vec![0; 3]));
+    assert_ended(&shop.deploy("v2", ""), 0, &["unchanged"]);
+    let down = shop.shop.place.run(["down", FILE]).unwrap();
+    assert_ended(&down, 0, &["3 instances stopped"]);
+    assert_eq!(shop.shops("v2"), [0, 0, 0]);
+}
+
+#[test]
+fn blue_green_switches_and_goes_back() {
+    good_and_bad("blue_green on hosts", BLUE_GREEN, false);
+}
+
+#[test]
+fn rolling_goes_from_machine_to_machine() {
+    good_and_bad("rolling on hosts", "rolling { batch = 1, pause = 200ms }", false);
+}
+
+#[test]
+fn a_canary_that_goes_bad_goes_back() {
+    good_and_bad("canary on hosts", "canary { step 50% for 2s }", true);
+}
+
+#[test]
+fn recreate_stops_and_starts() {
+    let Some(machines) = Machines::get("recreate on hosts") else { return };
+    let shop = Shop::with(&machines, "recreate {}", "process");
+    assert_ended(&shop.deploy("v1", ""), 0, &[]);
+    assert_ended(&shop.deploy("v2", ""), 0, &[]);
+    assert_eq!((shop.shops("v1"), shop.shops("v2")), (vec![0; 3], vec![1; 3]));
+    assert_ended(&shop.deploy("v3", "never-healthy"), 3, &["503"]);
+    assert_eq!((shop.answers(), shop.shops("v2")), ((200, "v2".to_owned()), vec![1; 3]));
+}
+
+#[test]
+fn units_are_there_again_after_the_machine_has_started_anew() {
+    let Some(machines) = Machines::get("units on hosts") else { return };
+    let shop = Shop::with(&machines, BLUE_GREEN, "systemd");
+    assert_ended(&shop.deploy("v1", ""), 0, &[]);
+    assert_ended(&shop.deploy("v2", ""), 0, &[]);
+    let units = "systemctl list-units --no-legend --plain 'cdpipe-shop-*' | grep -c running";
+    assert_eq!(machines.shell("web-2", units), "1");
+    // One whose supervisor is killed is started again by systemd.
+    machines.shell("web-1", "systemctl kill --signal=KILL --kill-who=main 'cdpipe-shop-*'");
+    machines.docker(&["restart", "--time", "1", "web-2"]);
+    machines.heal("web-2");
+    assert!(comes_true(PATIENCE, || shop.shops("v2") == [1, 1, 1]), "{:?}", shop.shops("v2"));
+    assert!(comes_true(PATIENCE, || shop.deploy("v2", "").stdout.contains("unchanged")));
+    assert_ended(&shop.shop.place.run(["down", FILE]).unwrap(), 0, &["3 instances stopped"]);
+    assert_eq!(machines.shell("web-2", "ls /etc/systemd/system | grep -c '^cdpipe-'"), "0");
+}
+
+#[test]
+fn a_machine_that_is_not_known_or_not_the_same_is_refused() {
+    let Some(machines) = Machines::get("host keys") else { return };
+    let shop = Shop::with(&machines, BLUE_GREEN, "process");
+    let known = std::fs::read_to_string(machines.ssh_config.replace("ssh_config", "known_hosts")).unwrap();
+    let own = shop.shop.place.work().join("known_hosts");
+    let config = std::fs::read_to_string(&machines.ssh_config).unwrap();
+    let config = format!("UserKnownHostsFile \"{}\"\n{config}", own.display());
+    let path = shop.shop.place.write("ssh_config", config).unwrap();
+    let pipeline = std::fs::read_to_string(shop.shop.place.work().join(FILE)).unwrap();
+    shop.shop.place.write(FILE, pipeline.replace(&machines.ssh_config, &path.to_string_lossy())).unwrap();
+
+    let lines: Vec<&str> = known.lines().collect();
+    std::fs::write(&own, format!("{}\n{}\n", lines[0], lines[1])).unwrap();
+    assert_ended(&shop.deploy("v1", ""), 1, &["the host key of web-3 is not known", "ssh-keyscan"]);
+    // The key of another machine under its name.
+    let swapped = lines[0].replace("web-1", "web-3");
+    std::fs::write(&own, format!("{}\n{}\n{swapped}\n", lines[0], lines[1])).unwrap();
+    assert_ended(&shop.deploy("v1", ""), 1, &["web-3 shows another host key", "ssh-keygen -R"]);
+    assert_eq!(shop.shops("v1"), [0, 0, 0], "nothing was done on the others");
+    std::fs::write(&own, known).unwrap();
+    assert_ended(&shop.deploy("v1", ""), 0, &[]);
+}
+
+#[test]
+fn what_is_in_the_way_is_said() {
+    let Some(machines) = Machines::get("faults of hosts") else { return };
+    let shop = Shop::with(&machines, BLUE_GREEN, "process");
+    let pipeline = std::fs::read_to_string(shop.shop.place.work().join(FILE)).unwrap();
+    let with = |from: &str, to: &str| {
+        assert!(pipeline.contains(from));
+        shop.shop.place.write(FILE, pipeline.replace(from, to)).unwrap();
+        shop.deploy("v1", "")
+    };
+    let guest = "units      = process\n    user       = \"nobody-here\"";
+    assert_ended(&with("units      = process", guest), 1, &["lets nobody in"]);
+    assert_ended(&with("\"web-3\"]", "\"web-3:1\"]"), 1, &["web-3:1 can't be reached", "Connection refused"]);
+    let missing = with("artifact = \"shop\"", "artifact = \"no-such-shop\"");
+    assert_ended(&missing, 1, &["no-such-shop does not exist"]);
+    std::fs::write(shop.shop.place.work().join("broken"), "#!/bin/sh\necho no database >&2; exit 3\n")
+        .unwrap();
+    let broken = with(
+        "command  = [\"./shop\"]\n  artifact = \"shop\"",
+        "command  = [\"sh\", \"./broken\"]\n  artifact = \"broken\"",
+    );
+    assert_ended(&broken, 1, &["exit status 3", "no database"]);
+    assert_eq!(shop.shops("v1"), [0, 0, 0]);
+}
+
+#[test]
+fn killed_in_mid_deploy_it_is_gone_on_with_and_nothing_is_there_twice() {
+    let Some(machines) = Machines::get("kill -9 on hosts") else { return };
+    let shop = Shop::with(&machines, BLUE_GREEN, "process");
+    assert_ended(&shop.deploy("v0", ""), 0, &[]);
+    let users = shop.visitors();
+    for (n, after_ms) in [250_u64, 700, 1_200].into_iter().enumerate() {
+        let version = format!("v{}", n + 1);
+        let set = format!("version={version}");
+        let mut run = shop.shop.place.command(["run", FILE, "--set", &set]);
+        let mut run = run.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(after_ms));
+        // It may have ended by itself just now.
+        let _ = run.kill();
+        run.wait().unwrap();
+        let resumed = shop.shop.place.run(["resume"]).unwrap();
+        if shop.answers().1 != version {
+            // Killed before its journal had a word of it: there was nothing to resume.
+            assert_ne!(resumed.code, Some(1), "{resumed:?}");
+            assert_ended(&shop.deploy(&version, ""), 0, &[]);
+        }
+        assert_eq!(shop.answers(), (200, version.clone()));
+        assert_eq!(shop.shops(&version), [1, 1, 1], "{version}");
+    }
+    assert_eq!(shop.shops("v0"), [0, 0, 0]);
+    assert_dropped_nothing(users);
+}

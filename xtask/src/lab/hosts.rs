@@ -1,0 +1,294 @@
+//! Machines to deploy to: containers with systemd as their first process and a real SSH server, in the lab's Docker engine, each with a
+//! host key and a fixed address of its own. A key, an SSH configuration and the known hosts for them lie in the part's folder.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{For, Part, Place, Trouble, Up, engine, images, install, locked};
+use crate::process::{Job, write_file};
+use crate::{net, project, sys};
+
+/// How many there are unless `$CDPIPE_LAB_HOSTS_COUNT` says otherwise.
+const COUNT: u32 = 3;
+/// The most that are made.
+const MOST: u32 = 60;
+const ONE_CALL_WITHIN: Duration = Duration::from_secs(60);
+const BUILD_WITHIN: Duration = Duration::from_secs(15 * 60);
+const READY_WITHIN: Duration = Duration::from_secs(60);
+/// Counted up whenever what is written into the image changes.
+const EDITION: u32 = 1;
+const NETWORK: &str = "cdpipe-hosts";
+
+const PACKAGES: &str = "systemd,systemd-sysv,dbus,openssh-server,iproute2,curl,ca-certificates,nginx-light,haproxy,sudo,python3-minimal";
+
+const SSHD: &str = "HostKey /lab/host_key\nAuthorizedKeysFile /lab/authorized_keys\nStrictModes no\n\
+    PermitRootLogin prohibit-password\nPasswordAuthentication no\nUseDNS no\nMaxStartups 100\n";
+
+/// Commands in the new root, after the packages.
+const FINISH: &str = "useradd --create-home --shell /bin/bash deploy; \
+    echo 'deploy ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/deploy; \
+    useradd --create-home --shell /bin/bash guest; \
+    systemctl disable nginx haproxy apt-daily.timer apt-daily-upgrade.timer fstrim.timer e2scrub_all.timer; \
+    systemctl mask systemd-logind systemd-timesyncd systemd-resolved getty.target console-getty; \
+    systemctl enable ssh; rm -f /etc/ssh/ssh_host_*; rm -rf /var/cache/apt/archives/*.deb /var/lib/apt/lists/*; mkdir /lab";
+
+pub(crate) struct Hosts;
+
+fn count() -> u32 {
+    std::env::var("CDPIPE_LAB_HOSTS_COUNT")
+        .ok()
+        .and_then(|count| count.parse().ok())
+        .unwrap_or(COUNT)
+        .clamp(1, MOST)
+}
+
+fn name(number: u32) -> String {
+    format!("web-{number}")
+}
+
+/// The first three numbers of the addresses of this checkout's machines.
+fn subnet() -> String {
+    let hash = images::fnv(project::root().display().to_string().as_bytes());
+    let [first, second, ..] = hash.to_le_bytes();
+    format!("10.{}.{second}", 200 + u16::from(first) % 50)
+}
+
+fn address(number: u32) -> String {
+    format!("{}.{}", subnet(), 10 + number)
+}
+
+fn docker(args: &[&str]) -> Result<Job, Trouble> {
+    engine::docker(&engine::socket(&Place::named("docker")), args, ONE_CALL_WITHIN)
+}
+
+/// The root file system of a machine, as a tar in the cache.
+fn root() -> Result<PathBuf, Trouble> {
+    let tar = project::cache()?.join(format!("hosts-bookworm-{EDITION}.tar"));
+    if tar.exists() {
+        return Ok(tar);
+    }
+    let debootstrap = install::debian("debootstrap", "debootstrap")?;
+    locked("hosts", || {
+        if tar.exists() {
+            return Ok(tar.clone());
+        }
+        // The mirror that this machine's own packages come from.
+        let said =
+            Job::new("apt-get", ["indextargets", "--format", "$(REPO_URI)"], ONE_CALL_WITHIN).must()?;
+        let mirror = said.output.lines().next().unwrap_or_default().to_owned();
+        if mirror.is_empty() {
+            return Err(Trouble::Missing {
+                why: "apt knows no mirror".to_owned(),
+                install: "as root: apt-get update".to_owned(),
+            });
+        }
+        let dir = project::cache()?.join("build").join("hosts");
+        if dir.exists() {
+            fs::remove_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+        }
+        let include = format!("--include={PACKAGES}");
+        let folder = dir.to_string_lossy().into_owned();
+        Job::new(debootstrap, ["--variant=minbase", &include, "bookworm", &folder, &mirror], BUILD_WITHIN)
+            .must()?;
+        write_file(&dir.join("etc/ssh/sshd_config.d/lab.conf"), SSHD)?;
+        Job::new("chroot", [folder.as_str(), "/bin/sh", "-ec", FINISH], BUILD_WITHIN).must()?;
+        let half = tar.with_extension("half");
+        let half_name = half.to_string_lossy().into_owned();
+        Job::new(
+            "tar",
+            ["-C", &folder, "--exclude=./dev/*", "--exclude=./proc/*", "-cf", &half_name, "."],
+            BUILD_WITHIN,
+        )
+        .must()?;
+        fs::rename(&half, &tar).map_err(|error| format!("{}: {error}", tar.display()))?;
+        fs::remove_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+        Ok(tar.clone())
+    })
+}
+
+fn image() -> Result<String, Trouble> {
+    let image = format!("cdpipe-lab/host:{EDITION}");
+    if !docker(&["image", "inspect", &image])?.capture()?.ok() {
+        let tar = root()?;
+        let tar = tar.to_string_lossy();
+        docker(&["import", "--change", "CMD [\"/sbin/init\"]", &tar, &image])?.must()?;
+    }
+    Ok(image)
+}
+
+/// A key of this name in this folder, made if it is not there.
+fn key(path: &Path) -> Result<String, Trouble> {
+    if !path.exists() {
+        let keygen = install::debian("openssh-client", "ssh-keygen")?;
+        let file = path.to_string_lossy().into_owned();
+        Job::new(keygen, ["-q", "-t", "ed25519", "-N", "", "-C", "cdpipe-lab", "-f", &file], ONE_CALL_WITHIN)
+            .must()?;
+    }
+    let public = path.with_extension("pub");
+    fs::read_to_string(&public).map_err(|error| Trouble::Broken(format!("{}: {error}", public.display())))
+}
+
+/// Keys, and what `ssh` has to know of `count` machines.
+fn write_ssh(place: &Place, count: u32) -> Result<(), Trouble> {
+    let own = key(&place.dir.join("key"))?;
+    let (mut known, mut config) = (String::new(), String::new());
+    for number in 1..=count {
+        let dir = place.dir.join(name(number));
+        fs::create_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+        let public = key(&dir.join("host_key"))?;
+        write_file(&dir.join("authorized_keys"), &own)?;
+        let words: Vec<&str> = public.split(' ').take(2).collect();
+        known += &format!("{} {}\n", name(number), words.join(" "));
+        config += &format!(
+            "Host {}\n  HostName {}\n  HostKeyAlias {}\n",
+            name(number),
+            address(number),
+            name(number)
+        );
+    }
+    let dir = place.dir.display();
+    config += &format!(
+        "Host *\n  User root\n  IdentityFile \"{dir}/key\"\n  IdentitiesOnly yes\n  UserKnownHostsFile \"{dir}/known_hosts\"\n  \
+         GlobalKnownHostsFile /dev/null\n"
+    );
+    write_file(&place.dir.join("known_hosts"), &known)?;
+    write_file(&place.dir.join("ssh_config"), &config)?;
+    // `ssh` refuses a configuration that others may write.
+    fs::set_permissions(place.dir.join("ssh_config"), fs::Permissions::from_mode(0o600))
+        .map_err(|error| Trouble::Broken(error.to_string()))
+}
+
+fn answers(number: u32) -> bool {
+    let place = format!("{}:22", address(number)).parse::<std::net::SocketAddr>();
+    place.is_ok_and(|place| std::net::TcpStream::connect_timeout(&place, Duration::from_millis(300)).is_ok())
+}
+
+fn run(place: &Place, image: &str, number: u32) -> Result<(), Trouble> {
+    let name = name(number);
+    if docker(&["container", "inspect", &name])?.capture()?.ok() {
+        // Also one that a test has stopped or cut off.
+        let cut = docker(&["network", "connect", "--ip", &address(number), NETWORK, &name])?;
+        cut.capture()?;
+        docker(&["start", &name])?.must()?;
+        return Ok(());
+    }
+    let lab = format!("{}:/lab:ro", place.dir.join(&name).display());
+    let ip = address(number);
+    let args = [
+        "run",
+        "--detach",
+        "--name",
+        &name,
+        "--hostname",
+        &name,
+        "--network",
+        NETWORK,
+        "--ip",
+        &ip,
+        "--cap-add",
+        "SYS_ADMIN",
+        "--cap-add",
+        "NET_ADMIN",
+        "--security-opt",
+        "seccomp=unconfined",
+        "--cgroupns=private",
+        "--tmpfs",
+        "/run",
+        "--tmpfs",
+        "/tmp:exec",
+        "--volume",
+        "/sys/fs/cgroup/systemd:/sys/fs/cgroup/systemd:rw",
+        "--volume",
+        &lab,
+        "--env",
+        "container=docker",
+        image,
+    ];
+    docker(&args)?.must()?;
+    Ok(())
+}
+
+fn up(place: &Place) -> Up {
+    let names: Vec<String> = (1..=count()).map(name).collect();
+    let config = place.dir.join("ssh_config").display().to_string();
+    let socket = engine::socket(&Place::named("docker"));
+    Up {
+        at: format!("{} ({})", config, names.join(" ")),
+        env: vec![
+            ("CDPIPE_LAB_HOSTS".to_owned(), config),
+            ("CDPIPE_LAB_HOSTS_ENGINE".to_owned(), format!("unix://{}", socket.display())),
+            ("CDPIPE_LAB_HOSTS_NETWORK".to_owned(), format!("{NETWORK} {}", subnet())),
+        ],
+    }
+}
+
+impl Part for Hosts {
+    fn name(&self) -> &'static str {
+        "hosts"
+    }
+
+    fn about(&self) -> &'static str {
+        "machines with systemd and an SSH server"
+    }
+
+    fn used_by(&self) -> &'static [For] {
+        &[For::Test]
+    }
+
+    fn needs(&self) -> &'static [&'static str] {
+        &["docker"]
+    }
+
+    fn up(&self, place: &Place) -> Result<Up, Trouble> {
+        if !sys::is_root() || !Path::new("/sys/fs/cgroup/systemd").is_dir() {
+            return Err(Trouble::Missing {
+                why: "containers with systemd need root and /sys/fs/cgroup/systemd".to_owned(),
+                install: "as root: mkdir -p /sys/fs/cgroup/systemd; mount -t cgroup -o none,name=systemd cgroup /sys/fs/cgroup/systemd".to_owned(),
+            });
+        }
+        install::debian("openssh-client", "ssh")?;
+        let image = image()?;
+        write_ssh(place, count())?;
+        if !docker(&["network", "inspect", NETWORK])?.capture()?.ok() {
+            let subnet = format!("{}.0/24", subnet());
+            docker(&["network", "create", "--subnet", &subnet, NETWORK])?.must()?;
+        }
+        for number in 1..=count() {
+            run(place, &image, number)?;
+        }
+        let there = net::until(READY_WITHIN, || (1..=count()).all(answers), || false);
+        if there {
+            Ok(up(place))
+        } else {
+            Err(Trouble::Broken("not every machine answers on its SSH port".to_owned()))
+        }
+    }
+
+    fn down(&self, place: &Place) -> Result<bool, String> {
+        let socket = engine::socket(&Place::named("docker"));
+        if !place.dir.join("ssh_config").exists()
+            || net::talk_unix(&socket, "GET /_ping HTTP/1.0\r\n\r\n").is_none()
+        {
+            return Ok(false);
+        }
+        let call = |args: &[&str]| docker(args).map_err(|trouble| trouble.text())?.capture();
+        let listed = call(&["ps", "--all", "--quiet", "--filter", &format!("network={NETWORK}")])?.output;
+        let mut names: Vec<String> = listed.split_whitespace().map(str::to_owned).collect();
+        // One that was cut off is in no network.
+        names.extend((1..=MOST).map(name).filter(|name| place.dir.join(name).is_dir()));
+        let any = !listed.trim().is_empty();
+        let mut args = vec!["rm", "--force", "--volumes"];
+        args.extend(names.iter().map(String::as_str));
+        if args.len() > 3 {
+            call(&args)?;
+        }
+        call(&["network", "rm", NETWORK])?;
+        Ok(any)
+    }
+
+    fn status(&self, place: &Place) -> Option<Up> {
+        (place.dir.join("ssh_config").exists() && (1..=count()).all(answers)).then(|| up(place))
+    }
+}
