@@ -4,6 +4,7 @@
 //!
 //! - `client` (connection, versions, errors, deadlines), `lock`, `labels`, `images` and `credentials` are for both targets.
 //! - `containers` is the target `docker`.
+//! - `swarm` is the target `swarm`; `compose` reads the part of a Compose file that it takes.
 //! - `transport` reaches files and commands inside a container, for routers that run in one.
 //!
 //! Deliberately not here: what should run where and when (`machine`), and any state beside the engine's own.
@@ -14,12 +15,14 @@
 
 mod archive;
 pub mod client;
+mod compose;
 pub mod containers;
 mod credentials;
 mod exec;
 pub mod images;
 pub mod labels;
 pub mod lock;
+pub mod swarm;
 pub mod transport;
 
 pub use client::Engine;

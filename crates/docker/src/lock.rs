@@ -170,13 +170,13 @@ async fn states(session: &Session<'_>, key: &LockKey) -> Result<Vec<Numbered>, F
 }
 
 /// Whether the process of the one that holds it is known to have ended.
-fn is_gone(holder: &LockOwner, asking: &LockOwner) -> bool {
+pub(crate) fn is_gone(holder: &LockOwner, asking: &LockOwner) -> bool {
     let host = |who: &str| who.rsplit_once('@').map(|(_, host)| host.to_owned());
     let same_host = host(&holder.who).is_some_and(|name| host(&asking.who) == Some(name));
     same_host && !std::path::Path::new("/proc").join(holder.pid.to_string()).exists()
 }
 
-fn locked(key: &LockKey, held: &LockState, now: u64) -> Fault {
+pub(crate) fn locked(key: &LockKey, held: &LockState, now: u64) -> Fault {
     let left = held.expires_ms.saturating_sub(now);
     let when = if left > 0 {
         format!("its lease lasts {:.0}s more unless it is renewed", left as f64 / 1000.0)
@@ -198,7 +198,7 @@ fn locked(key: &LockKey, held: &LockState, now: u64) -> Fault {
     .transient()
 }
 
-fn contended(key: &LockKey) -> Fault {
+pub(crate) fn contended(key: &LockKey) -> Fault {
     Fault::new("locked", format!("the lock of {} is changed by others all the time", id(key))).transient()
 }
 
@@ -223,10 +223,10 @@ fn nonce(attempt: usize) -> String {
     format!("{now}-{}-{attempt}", std::process::id())
 }
 
-fn now_ms() -> u64 {
+pub(crate) fn now_ms() -> u64 {
     millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

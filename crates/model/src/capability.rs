@@ -123,7 +123,8 @@ pub const ROUTERS: [RouterCapabilities; 7] = [
 ];
 
 /// Targets that this version carries out; `check`, `graph` and `test` know all of them.
-pub const DRIVEN_TARGETS: &[TargetKind] = &[TargetKind::Local, TargetKind::Docker, TargetKind::Hosts];
+pub const DRIVEN_TARGETS: &[TargetKind] =
+    &[TargetKind::Local, TargetKind::Docker, TargetKind::Swarm, TargetKind::Hosts];
 
 /// Routers that this version carries out.
 pub const DRIVEN_ROUTERS: &[TrafficKind] = &[TrafficKind::Proxy, TrafficKind::Nginx, TrafficKind::Haproxy];

@@ -3,6 +3,7 @@
 mod docker;
 mod hosts;
 mod routers;
+mod swarm;
 
 use crate::failure::{self, Failure};
 use cdpipe_engine::Ports;
@@ -101,7 +102,8 @@ fn target(environment: &Environment, site: &Site<'_>) -> Result<Arc<dyn Target>,
         TargetKind::Local => Ok(local(environment, site)),
         TargetKind::Docker => Ok(docker::containers(environment, site)),
         TargetKind::Hosts => hosts::target(environment, site),
-        TargetKind::Swarm | TargetKind::Kubernetes => {
+        TargetKind::Swarm => Ok(swarm::target(environment, site)),
+        TargetKind::Kubernetes => {
             Err(cannot(&environment.name, "target", environment.target.kind.as_str(), "local"))
         }
     }
@@ -120,7 +122,9 @@ fn router(
         }
         TrafficKind::Nginx => routers::nginx(environment, traffic, site).map(Some),
         TrafficKind::Haproxy => routers::haproxy(environment, traffic, site).map(Some),
-        TrafficKind::Service | TrafficKind::Istio | TrafficKind::Gateway | TrafficKind::Replicas => {
+        // The platform's own names find every ready instance; there is nobody to be told.
+        TrafficKind::Replicas => Ok(None),
+        TrafficKind::Service | TrafficKind::Istio | TrafficKind::Gateway => {
             Err(cannot(&environment.name, "router", traffic.kind.as_str(), "proxy"))
         }
     }

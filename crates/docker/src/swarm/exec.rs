@@ -1,0 +1,208 @@
+//! Commands inside a task's container, and its log.
+
+use super::At;
+use super::seen::{Seen, is_live, is_workload, name_of};
+use bollard::container::LogOutput;
+use bollard::exec::{CreateExecOptions, StartExecResults};
+use bollard::models::Task;
+use bollard::query_parameters::LogsOptionsBuilder;
+use cdpipe_model::action::RunAction;
+use cdpipe_model::event::Stream;
+use cdpipe_model::observe::Instance;
+use cdpipe_model::ports::expose;
+use cdpipe_model::release::ReleaseSpec;
+use cdpipe_model::{Fault, ServiceName};
+use futures_util::StreamExt;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+/// Lines of output that a failure shows.
+const LAST_LINES: usize = 20;
+/// How long a log may take to be read.
+const LOG_WITHIN: Duration = Duration::from_secs(10);
+
+impl At<'_> {
+    async fn task(&self, service: &ServiceName, instance: &Instance) -> Result<Task, Fault> {
+        let of = |one: &Seen| -> Option<Task> {
+            let name = name_of(&one.service);
+            let found = one.tasks.iter().find(|task| match is_workload(&one.service) {
+                true => instance
+                    .id
+                    .as_str()
+                    .rsplit_once('.')
+                    .is_some_and(|(_, id)| task.id.as_deref() == Some(id)),
+                false => name == instance.id.as_str() && is_live(task),
+            });
+            found.cloned()
+        };
+        let seen = self.seen(service).await?;
+        seen.iter().find_map(of).ok_or_else(|| {
+            Fault::new("instance-missing", format!("instance {} of {service} does not run", instance.id))
+                .help("`cdpipe status` shows what runs")
+        })
+    }
+
+    pub(super) async fn exec(
+        &self,
+        spec: &ReleaseSpec,
+        instance: &Instance,
+        run: &RunAction,
+    ) -> Result<BTreeMap<String, String>, Fault> {
+        let task = self.task(&spec.service, instance).await?;
+        let container = task
+            .status
+            .as_ref()
+            .and_then(|status| status.container_status.as_ref())
+            .and_then(|container| container.container_id.clone())
+            .unwrap_or_default();
+        let here = self
+            .session
+            .ask_for("inspect a container", self.session.api.inspect_container(&container, None))
+            .await?;
+        if container.is_empty() || here.is_none() {
+            let node = task.node_id.unwrap_or_default();
+            return Err(Fault::new(
+                "instance-elsewhere",
+                format!("instance {} runs on node {node}, and a command can be run only on the node that cdpipe speaks with", instance.id),
+            )
+            .help("name that node's engine as `endpoint`, or check over the network: `http \"/path\"`"));
+        }
+        let file = format!("/tmp/cdpipe-{}", self.session.call.effect.to_string().replace('/', "-"));
+        let mut env = vec![format!("CDPIPE_OUTPUT={file}")];
+        for (key, value) in &run.env {
+            env.push(format!("{key}={}", expose(value, self.session.call.secrets).await?));
+        }
+        let (code, last) = self.run_in(&container, &run.script, env.clone(), run.dir.clone(), true).await?;
+        if code != 0 {
+            return Err(Fault::new(
+                "command-failed",
+                format!("the command in {} exited with {code}", instance.id),
+            )
+            .details(last));
+        }
+        let mut outputs = BTreeMap::new();
+        if !run.outputs.is_empty() {
+            let read = "cat \"$CDPIPE_OUTPUT\" 2>/dev/null; rm -f \"$CDPIPE_OUTPUT\"";
+            let (_, lines) = self.run_in(&container, read, env, None, false).await?;
+            for (key, value) in lines.iter().filter_map(|line| line.split_once('=')) {
+                if run.outputs.iter().any(|name| name == key) {
+                    outputs.insert(key.to_owned(), value.to_owned());
+                }
+            }
+        }
+        Ok(outputs)
+    }
+
+    async fn run_in(
+        &self,
+        container: &str,
+        script: &str,
+        env: Vec<String>,
+        dir: Option<String>,
+        told: bool,
+    ) -> Result<(i64, Vec<String>), Fault> {
+        let options = CreateExecOptions {
+            attach_stdout: Some(true),
+            attach_stderr: Some(true),
+            env: Some(env),
+            working_dir: dir,
+            cmd: Some(vec!["/bin/sh".to_owned(), "-c".to_owned(), script.to_owned()]),
+            ..CreateExecOptions::default()
+        };
+        let api = &self.session.api;
+        let exec = self.session.ask("prepare a command", api.create_exec(container, options)).await?.id;
+        let mut last: VecDeque<String> = VecDeque::new();
+        let started = self.session.ask("start a command", api.start_exec(&exec, None)).await?;
+        if let StartExecResults::Attached { mut output, .. } = started {
+            let mut lines = Lines::default();
+            loop {
+                let next = self
+                    .session
+                    .ask_within("run a command", self.session.left(), async { Ok(output.next().await) })
+                    .await?;
+                let Some(chunk) = next else { break };
+                let chunk = chunk.map_err(|error| self.session.fault("run a command", &error))?;
+                for (stream, line) in lines.take(&chunk) {
+                    let line = self.swarm.masker.mask(&line).into_owned();
+                    if told {
+                        self.session.call.sink.output(stream, &line);
+                    }
+                    if last.len() == LAST_LINES {
+                        last.pop_front();
+                    }
+                    last.push_back(line);
+                }
+            }
+            for (stream, line) in lines.rest() {
+                let line = self.swarm.masker.mask(&line).into_owned();
+                if told {
+                    self.session.call.sink.output(stream, &line);
+                }
+                last.push_back(line);
+            }
+        }
+        let ended = self.session.ask("inspect a command", api.inspect_exec(&exec)).await?;
+        Ok((ended.exit_code.unwrap_or(-1), last.into()))
+    }
+
+    pub(super) async fn logs(
+        &self,
+        service: &ServiceName,
+        instance: &Instance,
+        lines: usize,
+    ) -> Result<Vec<String>, Fault> {
+        let task = self.task(service, instance).await?;
+        self.task_log(task.id.as_deref().unwrap_or_default(), lines).await
+    }
+
+    pub(super) async fn task_log(&self, task: &str, lines: usize) -> Result<Vec<String>, Fault> {
+        let options =
+            LogsOptionsBuilder::default().stdout(true).stderr(true).tail(&lines.to_string()).build();
+        let mut stream = Box::pin(self.session.api.task_logs(task, Some(options)));
+        let mut split = Lines::default();
+        let mut found = Vec::new();
+        let read = async {
+            while let Some(chunk) = stream.next().await {
+                found.extend(split.take(&chunk?).into_iter().map(|(_, line)| line));
+            }
+            Ok(())
+        };
+        self.session.ask_within("read the log of a task", LOG_WITHIN, read).await?;
+        found.extend(split.rest().into_iter().map(|(_, line)| line));
+        let skip = found.len().saturating_sub(lines);
+        Ok(found.iter().skip(skip).map(|line| self.swarm.masker.mask(line).into_owned()).collect())
+    }
+}
+
+/// Chunks of two streams, cut into lines.
+#[derive(Default)]
+struct Lines {
+    out: String,
+    err: String,
+}
+
+impl Lines {
+    fn take(&mut self, chunk: &LogOutput) -> Vec<(Stream, String)> {
+        let (stream, bytes) = match chunk {
+            LogOutput::StdErr { message } => (Stream::Stderr, message),
+            LogOutput::StdOut { message } | LogOutput::Console { message } | LogOutput::StdIn { message } => {
+                (Stream::Stdout, message)
+            }
+        };
+        let rest = if stream == Stream::Stderr { &mut self.err } else { &mut self.out };
+        rest.push_str(&String::from_utf8_lossy(bytes));
+        let mut lines = Vec::new();
+        while let Some(at) = rest.find('\n') {
+            let line: String = rest.drain(..=at).collect();
+            lines.push((stream, line.trim_end_matches(['\n', '\r']).to_owned()));
+        }
+        lines
+    }
+
+    fn rest(self) -> Vec<(Stream, String)> {
+        [(Stream::Stdout, self.out), (Stream::Stderr, self.err)]
+            .into_iter()
+            .filter(|(_, text)| !text.is_empty())
+            .collect()
+    }
+}

@@ -1,0 +1,454 @@
+//! From a release to the service of a Swarm that runs it.
+//!
+//! What was read from a compose file or found running (`Artifact::Document`) is a service's JSON as the engine's API has it; it is the
+//! base, and what the pipeline says goes over it.
+
+use super::{At, Swarm};
+use crate::labels;
+use bollard::models::{
+    EndpointPortConfig, EndpointPortConfigProtocolEnum, EndpointPortConfigPublishModeEnum, EndpointSpec,
+    EndpointSpecModeEnum, HealthConfig, Limit, NetworkAttachmentConfig, ResourceObject, ServiceSpec,
+    ServiceSpecMode, ServiceSpecModeReplicated, ServiceSpecRollbackConfig,
+    ServiceSpecRollbackConfigFailureActionEnum, ServiceSpecRollbackConfigOrderEnum, ServiceSpecUpdateConfig,
+    ServiceSpecUpdateConfigFailureActionEnum, ServiceSpecUpdateConfigOrderEnum, TaskSpecContainerSpec,
+    TaskSpecContainerSpecConfigs, TaskSpecContainerSpecFile, TaskSpecContainerSpecFile1,
+    TaskSpecContainerSpecSecrets, TaskSpecPlacement, TaskSpecResources, TaskSpecRestartPolicy,
+    TaskSpecRestartPolicyConditionEnum,
+};
+use cdpipe_model::ports::expose;
+use cdpipe_model::release::{Artifact, ReleaseSpec};
+use cdpipe_model::service::{Health, HealthCheck, HealthKind};
+use cdpipe_model::strategy::{Order, RollPolicy};
+use cdpipe_model::{Fault, Value};
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+/// Which of the two forms a service of ours has.
+pub(super) const FORM: &str = "cdpipe.form";
+/// The epoch of the lock under which it was written.
+pub(super) const EPOCH: &str = "cdpipe.epoch";
+/// What a service's document begins with that was found running.
+pub(super) const FOUND: &str = "swarm:";
+
+const NANOS_PER_MS: u64 = 1_000_000;
+/// A failure after a task runs is seen only while it is monitored; 0 would be the engine's own 5 s.
+const LEAST_MONITOR_MS: u64 = 500;
+/// How long the registry of an image may take to name its digest.
+const REGISTRY_WITHIN: Duration = Duration::from_secs(20);
+/// Before a task that ended is started again.
+const RESTART_DELAY_MS: u64 = 1_000;
+
+/// What a service is to be, beyond its release.
+pub(super) enum Form<'a> {
+    /// The one that the Swarm rolls.
+    Workload { count: u32, policy: &'a RollPolicy },
+    /// One task of a release, by its number, with a fixed port of its node.
+    Instance { number: u32, port: Option<u16>, extra_env: &'a BTreeMap<String, Value> },
+}
+
+impl At<'_> {
+    /// Finds the digest of the image.
+    pub(super) async fn resolve(&self, spec: &ReleaseSpec) -> Result<ReleaseSpec, Fault> {
+        let mut spec = spec.clone();
+        match &mut spec.artifact {
+            Artifact::Image { reference, digest, .. } => *digest = Some(self.digest(reference).await?),
+            Artifact::Document { source, json } if json.is_empty() => {
+                let mut service = super::super::compose::read(&self.swarm.config.base, source)?;
+                let container = service.task_template.as_mut().and_then(|task| task.container_spec.as_mut());
+                if let Some(image) = container.and_then(|container| container.image.as_mut()) {
+                    let digest = self.digest(image).await?;
+                    *image = self.pinned(image, Some(&digest)).await?;
+                }
+                *json = serde_json::to_string(&service).map_err(|error| unwritable(&error))?;
+            }
+            Artifact::Document { .. } => {}
+            Artifact::Command { .. } => {
+                return Err(Fault::new(
+                    "artifact-unsupported",
+                    format!("`{}` is a command, and a Swarm runs images", spec.service),
+                )
+                .help("give the service an `image` or `compose`; its `command` is then the arguments"));
+            }
+        }
+        Ok(spec)
+    }
+
+    /// What the registry says of the image, or else what the engine has.
+    async fn digest(&self, reference: &str) -> Result<String, Fault> {
+        if let Some((_, digest)) = reference.split_once('@') {
+            return Ok(digest.to_owned());
+        }
+        let asked = self.session.api.inspect_registry_image(reference, None);
+        let refused =
+            match self.session.ask_within("ask the registry for an image", REGISTRY_WITHIN, asked).await {
+                Ok(found) => match found.descriptor.digest {
+                    Some(digest) => return Ok(digest),
+                    None => Fault::new("artifact-missing", "the registry names no digest"),
+                },
+                Err(fault) => fault,
+            };
+        let here = self.session.api.inspect_image(reference);
+        match self.session.ask_for("inspect an image", here).await?.and_then(|image| image.id) {
+            Some(id) => Ok(id),
+            None if refused.transient => Err(refused),
+            None => Err(Fault::new("artifact-missing", format!("there is no image {reference}"))
+                .details([self.swarm.masker.mask(&refused.message).into_owned()])
+                .help("push it, or mend its name; nothing was changed")),
+        }
+    }
+
+    /// The image as a task names it: by digest. One that only the engine has is named by its id.
+    async fn pinned(&self, reference: &str, digest: Option<&str>) -> Result<String, Fault> {
+        let Some(digest) = digest else { return Ok(reference.to_owned()) };
+        if reference.contains('@') {
+            return Ok(reference.to_owned());
+        }
+        let here = self.session.ask_for("inspect an image", self.session.api.inspect_image(digest)).await?;
+        if here.is_some_and(|image| image.id.as_deref() == Some(digest)) {
+            return Ok(digest.to_owned());
+        }
+        Ok(format!("{}@{digest}", without_tag(reference)))
+    }
+
+    /// The service that runs this release.
+    pub(super) async fn service_spec(
+        &self,
+        spec: &ReleaseSpec,
+        form: &Form<'_>,
+    ) -> Result<ServiceSpec, Fault> {
+        let base = Swarm::base_of(spec);
+        let found = matches!(&spec.artifact, Artifact::Document { source, .. } if source.starts_with(FOUND));
+        let mut service = match &spec.artifact {
+            Artifact::Document { json, .. } => serde_json::from_str(json).map_err(|error| {
+                Fault::new("state-unreadable", format!("release {} cannot be read: {error}", spec.id()))
+            })?,
+            Artifact::Image { .. } | Artifact::Command { .. } => ServiceSpec::default(),
+        };
+        let mut task = service.task_template.take().unwrap_or_default();
+        // What was found running stays as it is, word for word: its tasks are not to be replaced.
+        if !found {
+            let container = task.container_spec.take().unwrap_or_default();
+            task.container_spec = Some(self.container(spec, form, container).await?);
+            task.resources = resources(spec).or(task.resources.take());
+            task.restart_policy.get_or_insert(TaskSpecRestartPolicy {
+                condition: Some(TaskSpecRestartPolicyConditionEnum::ANY),
+                delay: Some(nanos(RESTART_DELAY_MS)),
+                ..TaskSpecRestartPolicy::default()
+            });
+            if let Some(constraints) = list(spec, "placement") {
+                let placement =
+                    TaskSpecPlacement { constraints: Some(constraints), ..TaskSpecPlacement::default() };
+                task.placement = Some(placement);
+            }
+            let mut networks = task.networks.take().or(service.networks.take()).unwrap_or_default();
+            if let Some(network) = &self.swarm.config.network
+                && !networks.iter().any(|joined| joined.target.as_ref() == Some(network))
+            {
+                networks
+                    .push(NetworkAttachmentConfig { target: Some(network.clone()), ..Default::default() });
+            }
+            if let Form::Instance { .. } = form {
+                // Whoever asks the network for the service finds every instance.
+                for network in &mut networks {
+                    network.aliases.get_or_insert_default().push(base.to_owned());
+                }
+            }
+            task.networks = (!networks.is_empty()).then_some(networks);
+            service.endpoint_spec = Some(endpoint(spec, form, service.endpoint_spec.take()));
+        }
+        service.task_template = Some(task);
+        let (name, count) = match form {
+            Form::Workload { count, policy } => {
+                update_configs(&mut service, policy);
+                (base.to_owned(), *count)
+            }
+            Form::Instance { number, .. } => (format!("{base}-{}-{number}", spec.id()), 1),
+        };
+        service.name = Some(name);
+        service.mode = Some(ServiceSpecMode {
+            replicated: Some(ServiceSpecModeReplicated { replicas: Some(i64::from(count)) }),
+            ..ServiceSpecMode::default()
+        });
+        let mut labels = service.labels.take().unwrap_or_default();
+        labels.extend(texts(spec, "labels"));
+        labels.extend(self.labels(spec, form)?);
+        service.labels = Some(labels);
+        Ok(service)
+    }
+
+    /// What every service of ours carries.
+    fn labels(&self, spec: &ReleaseSpec, form: &Form<'_>) -> Result<HashMap<String, String>, Fault> {
+        let call = &self.session.call;
+        let (form, extra) = match form {
+            Form::Workload { .. } => ("workload", String::new()),
+            Form::Instance { extra_env, .. } if extra_env.is_empty() => ("instance", String::new()),
+            Form::Instance { extra_env, .. } => {
+                ("instance", serde_json::to_string(extra_env).map_err(|error| unwritable(&error))?)
+            }
+        };
+        let json = serde_json::to_string(spec).map_err(|error| unwritable(&error))?;
+        let pairs = [
+            (labels::ENVIRONMENT, self.swarm.config.environment.to_string()),
+            (labels::SERVICE, spec.service.to_string()),
+            (labels::RELEASE, spec.id().to_string()),
+            (labels::RUN, labels::run_of(call.effect.as_str()).to_owned()),
+            (labels::EFFECT, call.effect.to_string()),
+            (labels::SPEC, json),
+            (labels::EXTRA, extra),
+            (EPOCH, call.epoch.to_string()),
+            (FORM, form.to_owned()),
+        ];
+        Ok(pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+    }
+
+    async fn container(
+        &self,
+        spec: &ReleaseSpec,
+        form: &Form<'_>,
+        mut container: TaskSpecContainerSpec,
+    ) -> Result<TaskSpecContainerSpec, Fault> {
+        if let Artifact::Image { reference, digest, args } = &spec.artifact {
+            container.image = Some(self.pinned(reference, digest.as_deref()).await?);
+            container.args = (!args.is_empty()).then(|| args.clone());
+        }
+        let mut env: BTreeMap<String, String> = BTreeMap::new();
+        for pair in container.env.take().unwrap_or_default() {
+            let (key, value) = pair.split_once('=').unwrap_or((&pair, ""));
+            env.insert(key.to_owned(), value.to_owned());
+        }
+        let none = BTreeMap::new();
+        let extra = if let Form::Instance { extra_env, .. } = form { *extra_env } else { &none };
+        for (key, value) in spec.env.iter().chain(extra) {
+            env.insert(key.clone(), expose(value, self.session.call.secrets).await?);
+        }
+        env.insert("CDPIPE_RELEASE".to_owned(), spec.id().to_string());
+        container.env = Some(env.into_iter().map(|(key, value)| format!("{key}={value}")).collect());
+        let mut labels = container.labels.take().unwrap_or_default();
+        labels.extend(texts(spec, "labels"));
+        labels.insert(labels::ENVIRONMENT.to_owned(), self.swarm.config.environment.to_string());
+        labels.insert(labels::SERVICE.to_owned(), spec.service.to_string());
+        labels.insert(labels::RELEASE.to_owned(), spec.id().to_string());
+        container.labels = Some(labels);
+        container.stop_grace_period = Some(nanos(spec.drain_ms));
+        if let Some(health) = health(spec) {
+            container.health_check = Some(health);
+        }
+        for (name, path) in texts(spec, "secrets") {
+            let asked = self.session.api.inspect_secret(&name);
+            let found = self.session.ask_for("inspect a secret", asked).await?;
+            let id = found.and_then(|secret| secret.id).ok_or_else(|| missing("secret", &name))?;
+            container.secrets.get_or_insert_default().push(TaskSpecContainerSpecSecrets {
+                file: Some(TaskSpecContainerSpecFile {
+                    name: Some(path),
+                    uid: Some("0".to_owned()),
+                    gid: Some("0".to_owned()),
+                    mode: Some(0o400),
+                }),
+                secret_id: Some(id),
+                secret_name: Some(name),
+            });
+        }
+        for (name, path) in texts(spec, "configs") {
+            let id = self
+                .config(&name)
+                .await?
+                .and_then(|config| config.id)
+                .ok_or_else(|| missing("config", &name))?;
+            container.configs.get_or_insert_default().push(TaskSpecContainerSpecConfigs {
+                file: Some(TaskSpecContainerSpecFile1 {
+                    name: Some(path),
+                    uid: Some("0".to_owned()),
+                    gid: Some("0".to_owned()),
+                    mode: Some(0o444),
+                }),
+                config_id: Some(id),
+                config_name: Some(name),
+                ..TaskSpecContainerSpecConfigs::default()
+            });
+        }
+        // A compose file names them; the Swarm wants their ids too.
+        for secret in container.secrets.iter_mut().flatten().filter(|secret| secret.secret_id.is_none()) {
+            let name = secret.secret_name.clone().unwrap_or_default();
+            let found =
+                self.session.ask_for("inspect a secret", self.session.api.inspect_secret(&name)).await?;
+            secret.secret_id =
+                Some(found.and_then(|secret| secret.id).ok_or_else(|| missing("secret", &name))?);
+        }
+        for config in container.configs.iter_mut().flatten().filter(|config| config.config_id.is_none()) {
+            let name = config.config_name.clone().unwrap_or_default();
+            let id = self
+                .config(&name)
+                .await?
+                .and_then(|config| config.id)
+                .ok_or_else(|| missing("config", &name))?;
+            config.config_id = Some(id);
+        }
+        Ok(container)
+    }
+}
+
+fn missing(what: &str, name: &str) -> Fault {
+    Fault::new("artifact-missing", format!("the Swarm has no {what} `{name}`"))
+        .help(format!("make it: `docker {what} create {name} FILE`"))
+}
+
+fn unwritable(error: &serde_json::Error) -> Fault {
+    Fault::new("internal", format!("a release cannot be written down: {error}"))
+}
+
+pub(super) fn nanos(ms: u64) -> i64 {
+    i64::try_from(ms.saturating_mul(NANOS_PER_MS)).unwrap_or(i64::MAX)
+}
+
+/// FNV-1a: tells whether something is the same as before.
+pub(super) fn fnv(text: &str) -> u64 {
+    text.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// The fence of a service: its specification, whatever the Swarm notes about its state beside it.
+pub(super) fn fence(spec: Option<&ServiceSpec>) -> u64 {
+    // Maps of the API have no order; JSON values do.
+    let value = spec.and_then(|spec| serde_json::to_value(spec).ok());
+    fnv(&value.map(|value| value.to_string()).unwrap_or_default())
+}
+
+/// `host:5000/shop:1.0` is `host:5000/shop`.
+fn without_tag(reference: &str) -> &str {
+    match reference.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => name,
+        _ => reference,
+    }
+}
+
+fn update_configs(service: &mut ServiceSpec, policy: &RollPolicy) {
+    let parallelism = Some(i64::from(policy.batch));
+    let delay = Some(nanos(policy.pause_ms));
+    let monitor = Some(nanos(policy.monitor_ms.max(LEAST_MONITOR_MS)));
+    let max_failure_ratio = Some(policy.max_failures_percent / 100.0);
+    let start_first = policy.order == Order::StartFirst;
+    let said = service.update_config.take().and_then(|config| config.failure_action);
+    let forward = said.unwrap_or(ServiceSpecUpdateConfigFailureActionEnum::ROLLBACK);
+    service.update_config = Some(ServiceSpecUpdateConfig {
+        parallelism,
+        delay,
+        failure_action: Some(if policy.undo {
+            ServiceSpecUpdateConfigFailureActionEnum::PAUSE
+        } else {
+            forward
+        }),
+        monitor,
+        max_failure_ratio,
+        order: Some(if start_first {
+            ServiceSpecUpdateConfigOrderEnum::START_FIRST
+        } else {
+            ServiceSpecUpdateConfigOrderEnum::STOP_FIRST
+        }),
+    });
+    service.rollback_config.get_or_insert(ServiceSpecRollbackConfig {
+        parallelism,
+        delay: Some(0),
+        failure_action: Some(ServiceSpecRollbackConfigFailureActionEnum::PAUSE),
+        monitor,
+        max_failure_ratio,
+        order: Some(if start_first {
+            ServiceSpecRollbackConfigOrderEnum::START_FIRST
+        } else {
+            ServiceSpecRollbackConfigOrderEnum::STOP_FIRST
+        }),
+    });
+}
+
+/// Ports as written, and one of the node for the port that the service listens on.
+fn endpoint(spec: &ReleaseSpec, form: &Form<'_>, written: Option<EndpointSpec>) -> EndpointSpec {
+    let mut endpoint = written.unwrap_or_default();
+    let mut ports = endpoint.ports.take().unwrap_or_default();
+    if let Form::Instance { .. } = form {
+        // Two releases at a time: a port that is fixed for the service can be had by one only.
+        ports.clear();
+    }
+    if let Some(port) = spec.port
+        && !ports.iter().any(|known| known.target_port == Some(i64::from(port)))
+    {
+        let published_port = match form {
+            Form::Instance { port: Some(port), .. } => Some(i64::from(*port)),
+            _ => None,
+        };
+        ports.push(EndpointPortConfig {
+            protocol: Some(EndpointPortConfigProtocolEnum::TCP),
+            target_port: Some(i64::from(port)),
+            published_port,
+            publish_mode: Some(EndpointPortConfigPublishModeEnum::HOST),
+            ..EndpointPortConfig::default()
+        });
+    }
+    let meshed = ports.iter().any(|port| port.publish_mode != Some(EndpointPortConfigPublishModeEnum::HOST));
+    endpoint.mode.get_or_insert(if meshed { EndpointSpecModeEnum::VIP } else { EndpointSpecModeEnum::DNSRR });
+    endpoint.ports = Some(ports);
+    endpoint
+}
+
+/// The Swarm asks inside the task's container, with what the image has: `sh`, and `wget` or `curl` for HTTP, `nc` for a port. Without a
+/// port there is nothing to ask it on, and the check of the compose file or of the image stands.
+fn health(spec: &ReleaseSpec) -> Option<HealthConfig> {
+    let ready = spec.health.iter().find(|health| health.kind == HealthKind::Ready);
+    let Health { check, every_ms, timeout_ms, failures, within_ms, .. } = ready.or(spec.health.first())?;
+    let script = match check {
+        HealthCheck::Command { script } => script.clone(),
+        HealthCheck::Http { path } => {
+            let port = spec.port?;
+            let url = format!("'http://127.0.0.1:{port}{}'", path.replace('\'', "%27"));
+            format!(
+                "if command -v wget >/dev/null; then wget -q -O /dev/null {url}; else curl -fsS -o /dev/null {url}; fi"
+            )
+        }
+        HealthCheck::Tcp => format!("nc -z 127.0.0.1 {}", spec.port?),
+    };
+    Some(HealthConfig {
+        test: Some(vec!["CMD-SHELL".to_owned(), script]),
+        interval: Some(nanos(*every_ms)),
+        timeout: Some(nanos(*timeout_ms)),
+        retries: Some(i64::from(*failures)),
+        // While it starts a miss does not count.
+        start_period: Some(nanos(*within_ms)),
+        start_interval: None,
+    })
+}
+
+fn resources(spec: &ReleaseSpec) -> Option<TaskSpecResources> {
+    let Some(Value::Map(said)) = spec.extra.get("resources") else { return None };
+    #[allow(clippy::cast_possible_truncation, reason = "processors are checked to be few")]
+    let nano_cpus =
+        |name: &str| said.get(name).and_then(Value::magnitude).map(|cpus| (cpus * 1_000_000_000.0) as i64);
+    let bytes = |name: &str| match said.get(name) {
+        Some(Value::Size(bytes)) => i64::try_from(*bytes).ok(),
+        _ => None,
+    };
+    Some(TaskSpecResources {
+        limits: Some(Limit {
+            nano_cpus: nano_cpus("cpu_limit").or(nano_cpus("cpu")),
+            memory_bytes: bytes("memory_limit").or(bytes("memory")),
+            ..Limit::default()
+        }),
+        reservations: Some(ResourceObject {
+            nano_cpus: nano_cpus("cpu"),
+            memory_bytes: bytes("memory"),
+            ..ResourceObject::default()
+        }),
+        ..TaskSpecResources::default()
+    })
+}
+
+fn texts(spec: &ReleaseSpec, name: &str) -> BTreeMap<String, String> {
+    match spec.extra.get(name) {
+        Some(Value::Map(map)) => map.iter().map(|(key, value)| (key.clone(), value.to_string())).collect(),
+        _ => BTreeMap::new(),
+    }
+}
+
+fn list(spec: &ReleaseSpec, name: &str) -> Option<Vec<String>> {
+    match spec.extra.get(name) {
+        Some(Value::List(values)) => Some(values.iter().map(Value::to_string).collect()),
+        _ => None,
+    }
+}

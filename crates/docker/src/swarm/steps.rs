@@ -1,0 +1,318 @@
+//! What cdpipe does step by step: instances start, get ready, and go, each a Swarm service of one task.
+
+use super::At;
+use super::seen::{
+    Seen, error_of, has_failed, is_live, is_of, is_release, is_running, is_workload, label, name_of,
+    state_of, wanted_of,
+};
+use super::spec::{EPOCH, Form};
+use crate::labels;
+use bollard::models::{Service, ServiceSpec, Task, TaskState};
+use cdpipe_model::observe::Instance;
+use cdpipe_model::release::ReleaseSpec;
+use cdpipe_model::strategy::OldRelease;
+use cdpipe_model::{Fault, Value};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+/// Ports of a node that instances get: below those that systems hand out by themselves. A task that a Swarm starts again has its
+/// service's port, so a router finds it where it was.
+const PORTS: std::ops::Range<u16> = 30_000..32_768;
+/// How long a task may find no node that suits it before that is believed.
+const NO_NODE_FOR: Duration = Duration::from_secs(8);
+/// Lines of a log that explain a failure.
+const LOG_LINES: usize = 10;
+/// Attempts while somebody else writes the same service.
+const TRIES: u32 = 10;
+
+/// Why tasks do not come up.
+#[derive(Default)]
+pub(super) struct Trouble {
+    /// Instances that failed for good, by the service and slot.
+    pub(super) failed: BTreeSet<(String, i64)>,
+    /// Newest first: task, and what it says.
+    pub(super) errors: Vec<(String, String)>,
+    /// No node suits.
+    pub(super) no_node: Option<String>,
+}
+
+/// What is wrong with the tasks of a release. `patient`: a task that ended once may come up when it is started again.
+pub(super) fn trouble(seen: &[Seen], spec: &ReleaseSpec, since: Option<&str>, patient: bool) -> Trouble {
+    let mut trouble = Trouble::default();
+    for one in seen {
+        let mut falls: BTreeMap<i64, u32> = BTreeMap::new();
+        for task in one.tasks.iter().filter(|task| is_of(task, spec)) {
+            if since.is_some_and(|since| task.created_at.as_deref().is_some_and(|at| at < since)) {
+                continue;
+            }
+            let slot = task.slot.unwrap_or(0);
+            let error = error_of(task);
+            if has_failed(task) {
+                let fallen = falls.entry(slot).or_default();
+                *fallen += 1;
+                let hopeless = matches!(state_of(task), Some(TaskState::REJECTED | TaskState::COMPLETE))
+                    || error.as_deref().is_some_and(|error| error.contains("unhealthy"));
+                if hopeless || *fallen >= 2 || !patient {
+                    trouble.failed.insert((name_of(&one.service).to_owned(), slot));
+                }
+                let text =
+                    error.unwrap_or_else(|| "its health check failed, or it ended by itself".to_owned());
+                let name = format!("{}.{slot}", name_of(&one.service));
+                trouble.errors.push((task.id.clone().unwrap_or_default(), format!("{name}: {text}")));
+            } else if is_live(task) && state_of(task) == Some(&TaskState::PENDING) && error.is_some() {
+                trouble.no_node = error;
+            }
+        }
+    }
+    trouble
+}
+
+impl At<'_> {
+    pub(super) fn check_epoch(&self, service: &Service) -> Result<(), Fault> {
+        let there: u64 = label(service, EPOCH).parse().unwrap_or(0);
+        let ours = self.session.call.epoch;
+        if there <= ours {
+            return Ok(());
+        }
+        Err(Fault::new(
+            "stale-epoch",
+            format!(
+                "{} was changed by run {}, which took the lock later than this one (epoch {there}, ours is {ours})",
+                name_of(service),
+                label(service, labels::RUN)
+            ),
+        )
+        .help("this run lost its lock while it was away; nothing more is done by it"))
+    }
+
+    /// Has a service so many tasks, everything else as it is, in the name of this effect.
+    pub(super) async fn scale(&self, name: &str, wanted: impl Fn(u32) -> u32) -> Result<(), Fault> {
+        for _ in 0..TRIES {
+            let Some(service) = self.service(name).await? else { return Ok(()) };
+            self.check_epoch(&service)?;
+            let count = wanted(wanted_of(&service));
+            if count == wanted_of(&service) {
+                return Ok(());
+            }
+            let mut spec: ServiceSpec = service.spec.clone().unwrap_or_default();
+            if let Some(replicated) = spec.mode.as_mut().and_then(|mode| mode.replicated.as_mut()) {
+                replicated.replicas = Some(i64::from(count));
+            }
+            let labels = spec.labels.get_or_insert_default();
+            labels.insert(EPOCH.to_owned(), self.session.call.epoch.to_string());
+            if self.update(&service, spec).await? {
+                return Ok(());
+            }
+        }
+        Err(Fault::new("moved", format!("somebody else writes the service {name} all the time")))
+    }
+
+    pub(super) async fn ensure(
+        &self,
+        spec: &ReleaseSpec,
+        count: u32,
+        extra_env: &BTreeMap<String, Value>,
+    ) -> Result<Vec<Instance>, Fault> {
+        let id = spec.id();
+        self.keep(spec).await?;
+        let extra = match extra_env.is_empty() {
+            true => String::new(),
+            false => serde_json::to_string(extra_env).map_err(|error| {
+                Fault::new("internal", format!("an environment cannot be written down: {error}"))
+            })?,
+        };
+        let seen = self.seen(&spec.service).await?;
+        for one in &seen {
+            self.check_epoch(&one.service)?;
+        }
+        let workload = seen.iter().find(|one| is_workload(&one.service) && is_release(&one.service, &id));
+        if let Some(workload) = workload.filter(|_| extra.is_empty()) {
+            self.scale(name_of(&workload.service), |there| there.max(count)).await?;
+            return self.instances(spec).await;
+        }
+        let ours: Vec<&Seen> =
+            seen.iter().filter(|one| !is_workload(&one.service) && is_release(&one.service, &id)).collect();
+        let mut there = 0;
+        for one in ours.iter().filter(|one| label(&one.service, labels::EXTRA) == extra) {
+            self.scale(name_of(&one.service), |_| 1).await?;
+            there += 1;
+        }
+        let mut numbers: BTreeSet<u32> =
+            ours.iter().filter_map(|one| name_of(&one.service).rsplit_once('-')?.1.parse().ok()).collect();
+        let mut taken = if there < count { self.ports_taken().await? } else { BTreeSet::new() };
+        while there < count {
+            let number = (1..).find(|number| !numbers.contains(number)).unwrap_or(u32::MAX);
+            numbers.insert(number);
+            let port = PORTS.clone().find(|port| !taken.contains(port)).filter(|_| spec.port.is_some());
+            taken.extend(port);
+            let form = Form::Instance { number, port, extra_env };
+            match self.create(self.service_spec(spec, &form).await?).await {
+                // Asked twice while the engine was away: it is there, and the next look counts it.
+                Err(fault) if fault.kind == "conflict" => {}
+                result => result?,
+            }
+            there += 1;
+            self.session
+                .call
+                .sink
+                .progress(&format!("{there} of {count} instances of {} are started", spec.version));
+        }
+        self.instances(spec).await
+    }
+
+    /// Ports that services of this Swarm have on its nodes.
+    async fn ports_taken(&self) -> Result<BTreeSet<u16>, Fault> {
+        let all = self.services(Vec::new()).await?;
+        Ok(all
+            .iter()
+            .filter_map(|service| service.spec.as_ref()?.endpoint_spec.as_ref()?.ports.as_ref())
+            .flatten()
+            .filter_map(|port| u16::try_from(port.published_port?).ok())
+            .collect())
+    }
+
+    pub(super) async fn await_ready(
+        &self,
+        spec: &ReleaseSpec,
+        count: u32,
+        may_fail: u32,
+    ) -> Result<Vec<Instance>, Fault> {
+        let within_ms = spec.health.iter().map(|health| health.within_ms).max().unwrap_or(60_000);
+        let within = Duration::from_millis(within_ms);
+        let begun = Instant::now();
+        let mut said = usize::MAX;
+        loop {
+            let seen = self.seen(&spec.service).await?;
+            let ready = running(&seen, spec);
+            if ready != said {
+                said = ready;
+                self.session
+                    .call
+                    .sink
+                    .progress(&format!("{ready} of {count} instances of {} are ready", spec.version));
+            }
+            if ready + may_fail as usize >= count as usize {
+                return self.instances(spec).await;
+            }
+            let trouble = trouble(&seen, spec, None, true);
+            let clear = trouble.failed.len() > may_fail as usize;
+            let nowhere = trouble.no_node.is_some() && begun.elapsed() >= NO_NODE_FOR;
+            let late = begun.elapsed() >= within || self.session.left() < Duration::from_secs(1);
+            if clear || nowhere || late {
+                return Err(self.not_ready(spec, ready, count, &trouble, late && !clear).await);
+            }
+            self.pause("waiting for instances to be ready").await?;
+        }
+    }
+
+    /// The tasks' own words and the last lines of the log.
+    pub(super) async fn not_ready(
+        &self,
+        spec: &ReleaseSpec,
+        ready: usize,
+        count: u32,
+        trouble: &Trouble,
+        late: bool,
+    ) -> Fault {
+        let why = match (&trouble.no_node, trouble.errors.first()) {
+            (Some(why), _) => format!(": {why}"),
+            (None, Some((_, why))) => format!(": {why}"),
+            (None, None) if late => " in time".to_owned(),
+            (None, None) => String::new(),
+        };
+        let mut details: Vec<String> = Vec::new();
+        for (_, error) in trouble.errors.iter().take(3) {
+            if !details.contains(error) {
+                details.push(error.clone());
+            }
+        }
+        if let Some((task, _)) = trouble.errors.first() {
+            let lines = self.task_log(task, LOG_LINES).await.unwrap_or_default();
+            details.extend(lines.into_iter().map(|line| format!("| {line}")));
+        }
+        let text =
+            format!("{ready} of {count} instances of {} {} became ready{why}", spec.service, spec.version);
+        Fault::new("not-ready", self.swarm.masker.mask(&text).into_owned())
+            .details(details.iter().map(|line| self.swarm.masker.mask(line).into_owned()))
+    }
+
+    pub(super) async fn stop(
+        &self,
+        spec: &ReleaseSpec,
+        instances: &[Instance],
+        old: Option<OldRelease>,
+        retain: u32,
+    ) -> Result<Vec<Instance>, Fault> {
+        let id = spec.id();
+        let seen = self.seen(&spec.service).await?;
+        let mut going: Vec<String> = Vec::new();
+        for one in &seen {
+            let name = name_of(&one.service);
+            if is_workload(&one.service) {
+                let own = one.tasks.iter().any(|task| is_live(task) && is_of(task, spec));
+                let others = one.tasks.iter().any(|task| is_live(task) && !is_of(task, spec));
+                self.check_epoch(&one.service)?;
+                if !instances.is_empty() {
+                    let named = instances
+                        .iter()
+                        .filter(|instance| instance.id.as_str().starts_with(&format!("{name}.")))
+                        .count();
+                    let fewer = u32::try_from(named).unwrap_or(u32::MAX);
+                    self.scale(name, |there| there.saturating_sub(fewer)).await?;
+                } else if (own || is_release(&one.service, &id)) && !others {
+                    self.scale(name, |_| 0).await?;
+                    self.gone(std::slice::from_ref(&name.to_owned()), spec).await?;
+                    if old != Some(OldRelease::ScaleToZero) {
+                        self.delete(name).await?;
+                    }
+                }
+            } else if is_release(&one.service, &id)
+                && (instances.is_empty() || instances.iter().any(|instance| instance.id.as_str() == name))
+            {
+                self.check_epoch(&one.service)?;
+                self.scale(name, |_| 0).await?;
+                going.push(name.to_owned());
+            }
+        }
+        self.gone(&going, spec).await?;
+        for name in &going {
+            self.delete(name).await?;
+        }
+        if old == Some(OldRelease::Remove) {
+            self.forget(spec).await?;
+        }
+        if old.is_some() {
+            self.prune(&spec.service, retain).await?;
+        }
+        self.instances(spec).await
+    }
+
+    /// Waits until no task of these services has a container any more; the Swarm asks them to end, and kills them after the drain.
+    async fn gone(&self, names: &[String], spec: &ReleaseSpec) -> Result<(), Fault> {
+        let until = Instant::now() + Duration::from_millis(spec.drain_ms) + Duration::from_secs(15);
+        while !names.is_empty() && Instant::now() < until {
+            let seen = self.seen(&spec.service).await?;
+            let there = seen
+                .iter()
+                .filter(|one| names.iter().any(|name| name == name_of(&one.service)))
+                .flat_map(|one| &one.tasks)
+                .any(has_container);
+            if !there {
+                return Ok(());
+            }
+            self.pause("waiting for instances to end").await?;
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn running(seen: &[Seen], spec: &ReleaseSpec) -> usize {
+    seen.iter().flat_map(|one| &one.tasks).filter(|task| is_running(task) && is_of(task, spec)).count()
+}
+
+fn has_container(task: &Task) -> bool {
+    matches!(
+        state_of(task),
+        Some(TaskState::RUNNING | TaskState::STARTING | TaskState::READY | TaskState::PREPARING)
+    )
+}
