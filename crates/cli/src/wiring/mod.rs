@@ -9,6 +9,7 @@ use crate::failure::{self, Failure};
 use cdpipe_engine::Ports;
 use cdpipe_host::{HostRunner, HostSecrets, Local, LocalConfig, Masker, Policy, RunnerConfig};
 use cdpipe_integrations::Integrations;
+use cdpipe_model::capability::{DRIVEN_ROUTERS, DRIVEN_TARGETS};
 use cdpipe_model::plan::{NodeKind, Plan, Step, StepKind};
 use cdpipe_model::ports::{Router, Target};
 use cdpipe_model::service::{Environment, TargetKind, TrafficKind, TrafficSpec};
@@ -104,7 +105,8 @@ fn target(environment: &Environment, site: &Site<'_>) -> Result<Arc<dyn Target>,
         TargetKind::Hosts => hosts::target(environment, site),
         TargetKind::Swarm => Ok(swarm::target(environment, site)),
         TargetKind::Kubernetes => {
-            Err(cannot(&environment.name, "target", environment.target.kind.as_str(), "local"))
+            let driven: Vec<&str> = DRIVEN_TARGETS.iter().map(|kind| kind.as_str()).collect();
+            Err(cannot(&environment.name, "target", environment.target.kind.as_str(), &driven))
         }
     }
 }
@@ -125,7 +127,8 @@ fn router(
         // The platform's own names find every ready instance; there is nobody to be told.
         TrafficKind::Replicas => Ok(None),
         TrafficKind::Service | TrafficKind::Istio | TrafficKind::Gateway => {
-            Err(cannot(&environment.name, "router", traffic.kind.as_str(), "proxy"))
+            let driven: Vec<&str> = DRIVEN_ROUTERS.iter().map(|kind| kind.as_str()).collect();
+            Err(cannot(&environment.name, "router", traffic.kind.as_str(), &driven))
         }
     }
 }
@@ -141,12 +144,12 @@ fn local(environment: &Environment, site: &Site<'_>) -> Arc<dyn Target> {
     Arc::new(Local::new(config, site.masker.clone()))
 }
 
-fn cannot(environment: &EnvName, what: &str, kind: &str, instead: &str) -> Failure {
+fn cannot(environment: &EnvName, what: &str, kind: &str, driven: &[&str]) -> Failure {
     Failure::new(
         &failure::CANNOT_RUN,
         format!("environment `{environment}` has a {what} of kind `{kind}`, which this version of cdpipe cannot drive"),
     )
-    .help(format!("this version drives `{instead}`; `check`, `graph` and `fmt` know all kinds"))
+    .help(format!("this version drives {}; `check`, `graph` and `fmt` know all kinds", driven.join(", ")))
 }
 
 /// Where the supervisors of commands keep what became of them.
