@@ -1,5 +1,5 @@
-//! The target `swarm`: one long-lived service that the Swarm rolls by itself ([`roll`]), or, where a router must know every instance,
-//! services of one task each that cdpipe starts and stops ([`steps`]).
+//! The target `swarm`: one long-lived service that the Swarm rolls by itself (`roll`), or, where a router must know every instance,
+//! services of one task each that cdpipe starts and stops (`steps`).
 //!
 //! The two forms of a service `web`:
 //! - the *workload*, a Swarm service `web`, changed with its own update mechanism and never with the engine's "previous" rollback;
