@@ -8,16 +8,13 @@ use super::found::Found;
 use super::{Containers, Publish, not_an_image};
 use crate::client::Session;
 use crate::{images, labels};
-use bollard::models::NetworkCreateRequest;
-use bollard::query_parameters::{
-    CreateContainerOptions, InspectNetworkOptions, RemoveContainerOptions, StartContainerOptions,
-};
+use bollard::query_parameters::{CreateContainerOptions, RemoveContainerOptions, StartContainerOptions};
 use cdpipe_model::observe::Instance;
 use cdpipe_model::ports::expose;
 use cdpipe_model::release::{Artifact, ReleaseSpec};
 use cdpipe_model::{Fault, Value};
 use futures_util::future::join_all;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::TcpListener;
 use std::time::Duration;
@@ -167,30 +164,6 @@ impl Containers {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         Ok(())
-    }
-
-    pub(super) async fn ensure_network(&self, session: &Session<'_>) -> Result<(), Fault> {
-        let name = &self.config.network;
-        let found = session
-            .ask_for("look at a network", session.api.inspect_network(name, None::<InspectNetworkOptions>))
-            .await?;
-        if found.is_some() {
-            return Ok(());
-        }
-        let request = NetworkCreateRequest {
-            name: name.clone(),
-            driver: Some("bridge".to_owned()),
-            labels: Some(HashMap::from([(
-                labels::ENVIRONMENT.to_owned(),
-                self.config.environment.to_string(),
-            )])),
-            ..Default::default()
-        };
-        match session.ask("make a network", session.api.create_network(request)).await {
-            Ok(_) => Ok(()),
-            Err(fault) if fault.kind == "conflict" => Ok(()),
-            Err(fault) => Err(fault),
-        }
     }
 
     /// A port that follows from the name, so that a container that is made again is found where it was; another one for each attempt.

@@ -8,6 +8,7 @@ mod body;
 mod ensure;
 mod exec;
 mod found;
+mod network;
 mod ready;
 mod steps;
 mod stop;
