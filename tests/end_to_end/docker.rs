@@ -134,6 +134,43 @@ fn switches(test: &str, strategy: &str) {
     assert!(comes_true(Duration::from_secs(10), || shop.running().len() == 2), "{:?}", shop.running());
 }
 
+/// An engine keeps two networks of one name, and takes that name for neither: every start would fail from then on.
+#[test]
+fn runs_that_begin_at_once_make_one_network() {
+    let test = "runs_that_begin_at_once_make_one_network";
+    let network = format!("cdpipe-at-once-{}", std::process::id());
+    let shops: Vec<Shop> = (0..6)
+        .map_while(|number| Shop::at(&format!("{test}{number}"), "recreate {}", 1, "0s", None))
+        .collect();
+    let Some(first) = shops.first() else { return };
+    for shop in &shops {
+        let file = shop.deployed.place.work().join("shop.cd");
+        let text = std::fs::read_to_string(&file).unwrap();
+        let here = format!("endpoint = \"{}\"", shop.engine);
+        assert!(text.contains(&here), "{text}");
+        std::fs::write(&file, text.replace(&here, &format!("{here}, network = \"{network}\""))).unwrap();
+    }
+    let ended: Vec<Ended> = std::thread::scope(|scope| {
+        let runs: Vec<_> = shops.iter().map(|shop| scope.spawn(|| shop.deploy("1.0", ""))).collect();
+        runs.into_iter().map(|run| run.join().unwrap()).collect()
+    });
+    let made = first.docker(&["network", "ls", "--quiet", "--filter", &format!("name={network}")]);
+    for shop in &shops {
+        shop.clear();
+    }
+    for id in made.lines() {
+        first.docker(&["network", "rm", id]);
+    }
+    for ended in &ended {
+        assert_ended(ended, 0, &[]);
+    }
+    assert_eq!(made.lines().count(), 1, "{made}");
+    assert_eq!(
+        first.docker(&["volume", "ls", "--quiet", "--filter", &format!("name=cdpipe-making-{network}")]),
+        ""
+    );
+}
+
 #[test]
 fn blue_green_switches_and_comes_back() {
     switches("blue_green_switches_and_comes_back", "blue_green { keep_old = 1s }");
