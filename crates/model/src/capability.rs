@@ -124,10 +124,11 @@ pub const ROUTERS: [RouterCapabilities; 7] = [
 
 /// Targets that this version carries out; `check`, `graph` and `test` know all of them.
 pub const DRIVEN_TARGETS: &[TargetKind] =
-    &[TargetKind::Local, TargetKind::Docker, TargetKind::Swarm, TargetKind::Hosts];
+    &[TargetKind::Local, TargetKind::Docker, TargetKind::Swarm, TargetKind::Hosts, TargetKind::Kubernetes];
 
 /// Routers that this version carries out.
-pub const DRIVEN_ROUTERS: &[TrafficKind] = &[TrafficKind::Proxy, TrafficKind::Nginx, TrafficKind::Haproxy];
+pub const DRIVEN_ROUTERS: &[TrafficKind] =
+    &[TrafficKind::Proxy, TrafficKind::Nginx, TrafficKind::Haproxy, TrafficKind::Service];
 
 /// What this router can do.
 pub fn router(kind: TrafficKind) -> &'static RouterCapabilities {
@@ -173,9 +174,26 @@ pub fn support(strategy: StrategyKind, target: TargetKind, traffic: Option<Traff
             TargetKind::Swarm,
             Some(TrafficKind::Proxy | TrafficKind::Nginx | TrafficKind::Haproxy),
         ) => Support::Exact,
+        (StrategyKind::Rolling, TargetKind::Kubernetes, Some(TrafficKind::Service)) => Support::Refused(
+            "the selector names one release, and a Deployment that rolls has two: leave `traffic` out and select by the label \
+             `cdpipe.dev/service`",
+        ),
         (StrategyKind::Rolling, TargetKind::Swarm | TargetKind::Kubernetes, _) => Support::Approximate(
             "the platform rolls by itself; progress is watched and the whole is undone at once",
         ),
         _ => Support::Exact,
+    }
+}
+
+/// Why this setting of `rolling` means nothing on a target, where it means nothing.
+pub fn rolling_setting(target: TargetKind, setting: &str) -> Option<&'static str> {
+    match (target, setting) {
+        (TargetKind::Kubernetes, "pause") => Some(
+            "a Deployment has no pause between batches; `monitor` is how long each new pod must be ready",
+        ),
+        (TargetKind::Kubernetes, "max_failures") => {
+            Some("a Deployment waits until each of its pods is ready")
+        }
+        _ => None,
     }
 }

@@ -13,6 +13,7 @@ mod engine;
 mod hosts;
 mod images;
 mod install;
+mod kubernetes;
 mod nginx;
 mod prometheus;
 mod redis;
@@ -117,6 +118,7 @@ const PARTS: &[&dyn Part] = &[
     &engine::DOCKER,
     &engine::SWARM,
     &hosts::Hosts,
+    &kubernetes::Kubernetes,
 ];
 
 /// The name for all parts that are binaries only.

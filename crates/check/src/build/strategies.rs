@@ -355,6 +355,28 @@ impl<'b> Checker<'b> {
             );
             return;
         }
+        if let Strategy::Rolling(rolling) = strategy {
+            let blocks = || [own, named].into_iter().flatten();
+            for (setting, is_set) in
+                [("pause", rolling.pause_ms > 0), ("max_failures", rolling.max_failures_percent > 0.0)]
+            {
+                if is_set && let Some(why) = capability::rolling_setting(target, setting) {
+                    let span = blocks().find_map(|block| block.setting(setting));
+                    self.report(
+                        Diagnostic::new(
+                            &code::REFUSED,
+                            span.map_or(place.head(), |setting| setting.span),
+                            format!("`{setting}` can't be kept in `{name}`: {why}"),
+                        )
+                        .also(
+                            environment.child(Id::Target).map_or(environment.head(), |block| block.head()),
+                            format!("`target {}` rolls by itself", target.as_str()),
+                        )
+                        .help(format!("leave `{setting}` out")),
+                    );
+                }
+            }
+        }
         let (Strategy::Canary(canary), Some(kind)) = (strategy, traffic) else { return };
         let router = capability::router(kind);
         for rule in &canary.rules {

@@ -2,6 +2,7 @@
 
 mod docker;
 mod hosts;
+mod kubernetes;
 mod routers;
 mod swarm;
 
@@ -9,7 +10,7 @@ use crate::failure::{self, Failure};
 use cdpipe_engine::Ports;
 use cdpipe_host::{HostRunner, HostSecrets, Local, LocalConfig, Masker, Policy, RunnerConfig};
 use cdpipe_integrations::Integrations;
-use cdpipe_model::capability::{DRIVEN_ROUTERS, DRIVEN_TARGETS};
+use cdpipe_model::capability::DRIVEN_ROUTERS;
 use cdpipe_model::plan::{NodeKind, Plan, Step, StepKind};
 use cdpipe_model::ports::{Router, Target};
 use cdpipe_model::service::{Environment, TargetKind, TrafficKind, TrafficSpec};
@@ -104,10 +105,7 @@ fn target(environment: &Environment, site: &Site<'_>) -> Result<Arc<dyn Target>,
         TargetKind::Docker => Ok(docker::containers(environment, site)),
         TargetKind::Hosts => hosts::target(environment, site),
         TargetKind::Swarm => Ok(swarm::target(environment, site)),
-        TargetKind::Kubernetes => {
-            let driven: Vec<&str> = DRIVEN_TARGETS.iter().map(|kind| kind.as_str()).collect();
-            Err(cannot(&environment.name, "target", environment.target.kind.as_str(), &driven))
-        }
+        TargetKind::Kubernetes => Ok(kubernetes::target(environment, site)),
     }
 }
 
@@ -126,7 +124,8 @@ fn router(
         TrafficKind::Haproxy => routers::haproxy(environment, traffic, site).map(Some),
         // The platform's own names find every ready instance; there is nobody to be told.
         TrafficKind::Replicas => Ok(None),
-        TrafficKind::Service | TrafficKind::Istio | TrafficKind::Gateway => {
+        TrafficKind::Service => Ok(Some(kubernetes::service(environment, site))),
+        TrafficKind::Istio | TrafficKind::Gateway => {
             let driven: Vec<&str> = DRIVEN_ROUTERS.iter().map(|kind| kind.as_str()).collect();
             Err(cannot(&environment.name, "router", traffic.kind.as_str(), &driven))
         }

@@ -1,0 +1,32 @@
+//! The target `kubernetes` and the router `service`.
+
+use super::Site;
+use cdpipe_kubernetes::{Cluster, Kubernetes, ServiceRouter};
+use cdpipe_model::Value;
+use cdpipe_model::ports::{Router, Target};
+use cdpipe_model::service::Environment;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+fn cluster(environment: &Environment, site: &Site<'_>) -> Arc<Cluster> {
+    let setting =
+        |name: &str| environment.target.settings.get(name).and_then(Value::as_str).map(str::to_owned);
+    let kubeconfig: Option<PathBuf> = setting("kubeconfig").map(|path| site.base.join(path));
+    Arc::new(Cluster::new(kubeconfig, setting("context"), setting("namespace")))
+}
+
+pub(super) fn target(environment: &Environment, site: &Site<'_>) -> Arc<dyn Target> {
+    trust();
+    Arc::new(Kubernetes::new(cluster(environment, site), site.masker.clone()))
+}
+
+pub(super) fn service(environment: &Environment, site: &Site<'_>) -> Arc<dyn Router> {
+    trust();
+    Arc::new(ServiceRouter::new(cluster(environment, site)))
+}
+
+/// The library that speaks to API servers looks for the process's own TLS provider.
+fn trust() {
+    // Set already: then it is the same one.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}

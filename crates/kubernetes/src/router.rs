@@ -1,0 +1,196 @@
+//! The router `service`: which release the selector of a Service names. Routed means that the EndpointSlices say so.
+
+use crate::client::{Cluster, Session};
+use crate::manifest::{self, MANAGER, RELEASE};
+use cdpipe_model::observe::{Instance, RouteTable};
+use cdpipe_model::ports::{Call, PortResult, Router};
+use cdpipe_model::service::Route;
+use cdpipe_model::{Fault, ReleaseId};
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::Api;
+use kube::api::{ListParams, Patch, PatchParams};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Between two looks at the EndpointSlices.
+const POLL: Duration = Duration::from_millis(200);
+/// What the selector names while the route is closed.
+const NOBODY: &str = "none";
+const TABLE: &str = "cdpipe.dev/table";
+
+/// Services of one namespace of a cluster.
+#[derive(Debug)]
+pub struct ServiceRouter {
+    cluster: Arc<Cluster>,
+}
+
+impl ServiceRouter {
+    /// The router. Nothing is asked until it is used.
+    pub fn new(cluster: Arc<Cluster>) -> Self {
+        Self { cluster }
+    }
+}
+
+fn name(route: &Route) -> String {
+    manifest::rolling_name(&route.service, route.object.as_deref())
+}
+
+async fn read(session: &Session<'_>, route: &Route) -> Result<Option<Service>, Fault> {
+    let api: Api<Service> = Api::namespaced(session.client(), session.namespace());
+    let name = name(route);
+    session.ask(&format!("read the Service {name}"), || api.get_opt(&name)).await
+}
+
+/// The table that was written, as long as the selector is the one that it means.
+fn table(service: &Service) -> Option<RouteTable> {
+    let text = service.metadata.annotations.as_ref()?.get(TABLE)?;
+    let table: RouteTable = serde_json::from_str(text).ok()?;
+    let selector = service.spec.as_ref()?.selector.as_ref()?.get(RELEASE)?;
+    (selector == release(&table)).then_some(table)
+}
+
+fn release(table: &RouteTable) -> &str {
+    let serves = table.entries.iter().max_by_key(|entry| entry.weight_bp);
+    serves.map_or(NOBODY, |entry| entry.release.as_str())
+}
+
+/// The port users use, and the port of the pods.
+fn ports(table: &RouteTable) -> Option<(u16, u16)> {
+    let member = table.entries.iter().flat_map(|entry| &entry.members).next()?;
+    let target = member.address.rsplit_once(':')?.1.parse().ok()?;
+    let listen = table.route.listen.as_deref().and_then(|listen| listen.rsplit(':').next()?.parse().ok());
+    Some((listen.unwrap_or(target), target))
+}
+
+fn whole(table: &RouteTable) -> Result<(), Fault> {
+    if table.entries.iter().filter(|entry| entry.weight_bp > 0).count() > 1 || !table.rules.is_empty() {
+        return Err(Fault::new("unsupported", "the selector of a Service knows neither shares nor rules")
+            .help("use `blue_green` or `rolling`"));
+    }
+    Ok(())
+}
+
+/// Addresses that get traffic.
+async fn endpoints(session: &Session<'_>, name: &str) -> Result<BTreeSet<String>, Fault> {
+    let slices: Api<EndpointSlice> = Api::namespaced(session.client(), session.namespace());
+    let params = ListParams::default().labels(&format!("kubernetes.io/service-name={name}"));
+    let slices = session.ask("list EndpointSlices", || slices.list(&params)).await?.items;
+    Ok(slices
+        .into_iter()
+        .flat_map(|slice| slice.endpoints.into_iter())
+        .filter(|endpoint| {
+            endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true)
+        })
+        .flat_map(|endpoint| endpoint.addresses)
+        .collect())
+}
+
+fn hosts(table: &RouteTable) -> BTreeSet<String> {
+    let members = table.entries.iter().filter(|entry| entry.weight_bp > 0).flat_map(|entry| &entry.members);
+    members
+        .filter_map(|member| Some(member.address.rsplit_once(':')?.0.trim_matches(['[', ']']).to_owned()))
+        .collect()
+}
+
+impl Router for ServiceRouter {
+    fn observe<'a>(&'a self, call: Call<'a>, route: &'a Route) -> PortResult<'a, Option<RouteTable>> {
+        Box::pin(async move {
+            let session = self.cluster.session(call).await?;
+            Ok(read(&session, route).await?.as_ref().and_then(table))
+        })
+    }
+
+    fn apply<'a>(
+        &'a self,
+        call: Call<'a>,
+        wanted: &'a RouteTable,
+        seen: Option<&'a RouteTable>,
+    ) -> PortResult<'a, ()> {
+        Box::pin(async move {
+            whole(wanted)?;
+            let session = self.cluster.session(call).await?;
+            let name = name(&wanted.route);
+            let there = read(&session, &wanted.route).await?;
+            if let Some(service) = &there {
+                if !manifest::is_ours(service.metadata.labels.as_ref()) {
+                    return Err(Fault::new(
+                        "unmanaged",
+                        format!("the Service {name} is there and was not made by cdpipe"),
+                    )
+                    .help("name another one with `traffic service { name = … }`, or delete it"));
+                }
+                let now = table(service);
+                if now.as_ref() != seen && now.as_ref() != Some(wanted) {
+                    return Err(Fault::new(
+                        "moved",
+                        format!("someone else has changed the selector of the Service {name} since it was looked at"),
+                    )
+                    .help("see who did (`kubectl get service -o yaml --show-managed-fields`), then run again"));
+                }
+            }
+            let text = serde_json::to_string(wanted).map_err(|error| {
+                Fault::new("internal", format!("a table cannot be written down: {error}"))
+            })?;
+            let mut manifest =
+                manifest::service(&name, &wanted.route.service, release(wanted), ports(wanted), &text);
+            if ports(wanted).is_none()
+                && let Some(kept) = there.as_ref().and_then(|there| there.spec.as_ref()?.ports.clone())
+            {
+                // A closed route keeps its ports.
+                manifest["spec"]["ports"] = serde_json::json!(kept);
+            }
+            if manifest["spec"].get("ports").is_none() {
+                // Nothing was there and nobody is to get anything.
+                return Ok(());
+            }
+            if let Some(version) = there.and_then(|there| there.metadata.resource_version) {
+                manifest["metadata"]["resourceVersion"] = serde_json::json!(version);
+            }
+            let api: Api<Service> = Api::namespaced(session.client(), session.namespace());
+            let (params, patch) = (PatchParams::apply(MANAGER), Patch::Apply(manifest));
+            session
+                .ask(&format!("apply the Service {name}"), || api.patch(&name, &params, &patch))
+                .await
+                .map(drop)
+        })
+    }
+
+    fn await_routed<'a>(&'a self, call: Call<'a>, table: &'a RouteTable) -> PortResult<'a, ()> {
+        Box::pin(async move {
+            let session = self.cluster.session(call).await?;
+            let (name, wanted) = (name(&table.route), hosts(table));
+            loop {
+                let there = endpoints(&session, &name).await?;
+                if there == wanted {
+                    return Ok(());
+                }
+                call.sink.progress(&format!("the EndpointSlices of {name} have {} addresses", there.len()));
+                session.pause(POLL).await?;
+            }
+        })
+    }
+
+    fn await_drained<'a>(
+        &'a self,
+        call: Call<'a>,
+        _route: &'a Route,
+        _release: &'a ReleaseId,
+        _instances: &'a [Instance],
+        drain: Duration,
+    ) -> PortResult<'a, ()> {
+        Box::pin(async move {
+            // Nobody counts requests in flight: they get the whole time.
+            self.cluster.session(call).await?.pause(drain).await
+        })
+    }
+
+    fn requests<'a>(
+        &'a self,
+        _call: Call<'a>,
+        _route: &'a Route,
+    ) -> PortResult<'a, Option<BTreeMap<ReleaseId, u64>>> {
+        Box::pin(async { Ok(None) })
+    }
+}

@@ -1,0 +1,166 @@
+//! The port `Target`.
+
+use crate::client::Cluster;
+use crate::found::Found;
+use crate::workload::deployments;
+use crate::{lock, manifest, pods};
+use cdpipe_host::Masker;
+use cdpipe_model::action::RunAction;
+use cdpipe_model::observe::{Instance, Observation};
+use cdpipe_model::plan::LockKey;
+use cdpipe_model::ports::{Call, LockOwner, LockState, PortResult, Target};
+use cdpipe_model::release::{Artifact, ReleaseSpec};
+use cdpipe_model::strategy::{OldRelease, RollPolicy};
+use cdpipe_model::{Fault, ServiceName, Value};
+use kube::api::ListParams;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Between two looks at what the cluster does.
+pub(crate) const POLL: Duration = Duration::from_millis(300);
+
+/// Deployments in one namespace of a cluster.
+#[derive(Debug)]
+pub struct Kubernetes {
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) masker: Masker,
+}
+
+impl Kubernetes {
+    /// The target. Nothing is asked until it is used.
+    pub fn new(cluster: Arc<Cluster>, masker: Masker) -> Self {
+        Self { cluster, masker }
+    }
+}
+
+impl Target for Kubernetes {
+    fn resolve<'a>(&'a self, call: Call<'a>, spec: &'a ReleaseSpec) -> PortResult<'a, ReleaseSpec> {
+        Box::pin(async move {
+            if !matches!(spec.artifact, Artifact::Image { .. }) {
+                return Err(Fault::new(
+                    "artifact-unfit",
+                    format!(
+                        "{} is not made from an `image`, and this version makes no pods from anything else",
+                        spec.service
+                    ),
+                )
+                .help("give the service an `image`"));
+            }
+            // Better found here than halfway through.
+            let session = self.cluster.session(call).await?;
+            let (api, params) = (deployments(&session), ListParams::default().limit(1));
+            session.ask("list Deployments", || api.list(&params)).await?;
+            Ok(spec.clone())
+        })
+    }
+
+    fn observe<'a>(
+        &'a self,
+        call: Call<'a>,
+        service: &'a ServiceName,
+        platform_name: Option<&'a str>,
+    ) -> PortResult<'a, Observation> {
+        Box::pin(async move {
+            let session = self.cluster.session(call).await?;
+            let found = Found::read(&session, service).await?;
+            let (api, name) = (deployments(&session), manifest::rolling_name(service, platform_name));
+            let named = session.ask(&format!("read the Deployment {name}"), || api.get_opt(&name)).await?;
+            Ok(found.observation(named.as_ref()))
+        })
+    }
+
+    fn ensure<'a>(
+        &'a self,
+        call: Call<'a>,
+        spec: &'a ReleaseSpec,
+        count: u32,
+        extra_env: &'a BTreeMap<String, Value>,
+    ) -> PortResult<'a, Vec<Instance>> {
+        Box::pin(self.ensure_now(call, spec, count, extra_env))
+    }
+
+    fn await_ready<'a>(
+        &'a self,
+        call: Call<'a>,
+        spec: &'a ReleaseSpec,
+        count: u32,
+        may_fail: u32,
+    ) -> PortResult<'a, Vec<Instance>> {
+        Box::pin(self.await_ready_now(call, spec, count, may_fail))
+    }
+
+    fn stop<'a>(
+        &'a self,
+        call: Call<'a>,
+        spec: &'a ReleaseSpec,
+        instances: &'a [Instance],
+        old: Option<OldRelease>,
+        retain: u32,
+    ) -> PortResult<'a, Vec<Instance>> {
+        Box::pin(self.stop_now(call, spec, instances, old, retain))
+    }
+
+    fn roll<'a>(
+        &'a self,
+        call: Call<'a>,
+        spec: &'a ReleaseSpec,
+        count: u32,
+        policy: &'a RollPolicy,
+        fence: Option<u64>,
+    ) -> PortResult<'a, Vec<Instance>> {
+        Box::pin(self.roll_now(call, spec, count, policy, fence))
+    }
+
+    fn remove<'a>(&'a self, call: Call<'a>, service: &'a ServiceName) -> PortResult<'a, usize> {
+        Box::pin(self.remove_now(call, service))
+    }
+
+    fn exec<'a>(
+        &'a self,
+        _call: Call<'a>,
+        spec: &'a ReleaseSpec,
+        _instance: &'a Instance,
+        _run: &'a RunAction,
+    ) -> PortResult<'a, BTreeMap<String, String>> {
+        Box::pin(async move {
+            Err(Fault::new(
+                "unsupported",
+                format!("this version runs no commands inside the pods of {}", spec.service),
+            )
+            .help("leave the `exec` step out, or ask over the network with `check`"))
+        })
+    }
+
+    fn logs<'a>(
+        &'a self,
+        call: Call<'a>,
+        _service: &'a ServiceName,
+        instance: &'a Instance,
+        lines: usize,
+    ) -> PortResult<'a, Vec<String>> {
+        Box::pin(async move {
+            let session = self.cluster.session(call).await?;
+            let lines = i64::try_from(lines).unwrap_or(i64::MAX);
+            pods::log(&session, &self.masker, instance.id.as_str(), lines, false).await
+        })
+    }
+
+    fn lock<'a>(
+        &'a self,
+        call: Call<'a>,
+        key: &'a LockKey,
+        owner: &'a LockOwner,
+        lease: Duration,
+    ) -> PortResult<'a, u64> {
+        Box::pin(async move { lock::take(&self.cluster.session(call).await?, key, owner, lease).await })
+    }
+
+    fn unlock<'a>(&'a self, call: Call<'a>, key: &'a LockKey, owner: &'a LockOwner) -> PortResult<'a, ()> {
+        Box::pin(async move { lock::give_back(&self.cluster.session(call).await?, key, owner).await })
+    }
+
+    fn lock_owner<'a>(&'a self, call: Call<'a>, key: &'a LockKey) -> PortResult<'a, Option<LockState>> {
+        Box::pin(async move { lock::owner(&self.cluster.session(call).await?, key).await })
+    }
+}

@@ -1,0 +1,258 @@
+//! Deploys to a real cluster with the real binary, each test in a namespace of its own: the platform rolls and goes back, a Service
+//! switches, a killed run is taken up again.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says that something is wrong by panicking")]
+
+use cdpipe_tests::deployed::comes_true;
+use cdpipe_tests::lab;
+use cdpipe_tests::place::{Place, repository};
+use cdpipe_tests::processes::Ended;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+const LONG: Duration = Duration::from_secs(90);
+
+/// A namespace of the lab's cluster, with a place to run cdpipe in.
+struct Space {
+    place: Place,
+    name: String,
+    kubectl: String,
+    kubeconfig: String,
+}
+
+impl Space {
+    /// `None` where the lab has no cluster. The pipeline is one of `pipelines/`, with this namespace, `within` and `replicas`.
+    fn new(test: &str, pipeline: &str) -> Option<Self> {
+        let found: Vec<String> = ["CDPIPE_LAB_KUBERNETES", "CDPIPE_LAB_KUBECTL", "CDPIPE_LAB_REGISTRY"]
+            .into_iter()
+            .filter_map(|name| std::env::var(name).ok())
+            .collect();
+        let [kubeconfig, kubectl, registry] = found.as_slice() else {
+            lab::skip(test, "CDPIPE_LAB_KUBERNETES (cargo xtask test, or cargo xtask lab up kubernetes)")
+                .unwrap();
+            return None;
+        };
+        let mut place = Place::new().unwrap();
+        place.set("KUBECONFIG", kubeconfig.as_str());
+        let name = format!("{}-{}", test.replace('_', "-"), std::process::id());
+        let text = std::fs::read_to_string(repository().join("pipelines").join(pipeline)).unwrap();
+        let text = text
+            .replace("namespace = \"default\"", &format!("namespace = \"{name}\""))
+            .replace("127.0.0.1:5000", registry)
+            .replace("within = 30s", "within = 15s");
+        place.write("pipeline.cd", text).unwrap();
+        let space = Self { place, name, kubectl: kubectl.clone(), kubeconfig: kubeconfig.clone() };
+        space.kubectl(&["create", "namespace", &space.name]);
+        Some(space)
+    }
+
+    fn try_kubectl(&self, args: &[&str]) -> Option<String> {
+        let output =
+            Command::new(&self.kubectl).args(args).env("KUBECONFIG", &self.kubeconfig).output().unwrap();
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    #[track_caller]
+    fn kubectl(&self, args: &[&str]) -> String {
+        self.try_kubectl(args).unwrap_or_else(|| panic!("kubectl {args:?} failed"))
+    }
+
+    /// A field of an object, or nothing.
+    fn field(&self, object: &str, path: &str) -> String {
+        self.try_kubectl(&["-n", &self.name, "get", object, "-o", &format!("jsonpath={path}")])
+            .unwrap_or_default()
+    }
+
+    /// The image that a Deployment has now.
+    fn image(&self) -> String {
+        let image = self.field("deployment/shop", "{.spec.template.spec.containers[0].image}");
+        image.rsplit(':').next().unwrap_or_default().to_owned()
+    }
+
+    /// Has the pipeline be one deploy with this strategy, behind this router.
+    fn strategy(&self, traffic: &str, strategy: &str) {
+        let text = std::fs::read_to_string(self.place.work().join("pipeline.cd")).unwrap();
+        let (head, _) = text.split_once("stage ").unwrap();
+        let head: String =
+            head.lines().filter(|line| !line.contains("traffic")).map(|line| format!("{line}\n")).collect();
+        let head = head.replace("  target kubernetes", &format!("  {traffic}\n  target kubernetes"));
+        let stage = format!("stage release {{\n  deploy shop to cluster {{\n    {strategy}\n  }}\n}}\n");
+        self.place.write("pipeline.cd", head + &stage).unwrap();
+    }
+
+    fn run(&self, version: &str) -> Ended {
+        self.place.run(["run", "pipeline.cd", "--set", &format!("version={version}")]).unwrap()
+    }
+
+    /// Every pod that is not on its way out: its image's tag, and whether it is ready.
+    fn pods(&self) -> Vec<String> {
+        let text = self.try_kubectl(&["-n", &self.name, "get", "pods", "-o", "json"]).unwrap_or_default();
+        let list: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        let pods = list["items"].as_array().cloned().unwrap_or_default();
+        pods.iter()
+            .filter(|pod| pod["metadata"]["deletionTimestamp"].is_null())
+            .map(|pod| {
+                let image = pod["spec"]["containers"][0]["image"].as_str().unwrap_or_default();
+                let ready = pod["status"]["containerStatuses"][0]["ready"].as_bool().unwrap_or(false);
+                format!(
+                    "{} {}",
+                    image.rsplit(':').next().unwrap_or_default(),
+                    if ready { "ready" } else { "not ready" }
+                )
+            })
+            .collect()
+    }
+
+    /// So many pods of this version are ready and no others are there.
+    #[track_caller]
+    fn serves(&self, version: &str, count: usize) {
+        let wanted = vec![format!("{version} ready"); count];
+        let mut found = Vec::new();
+        let holds = comes_true(LONG, || {
+            found = self.pods();
+            found == wanted
+        });
+        assert!(holds, "wanted {count} pods of {version}, found {found:?}");
+    }
+}
+
+impl Drop for Space {
+    fn drop(&mut self) {
+        self.try_kubectl(&["delete", "namespace", &self.name, "--wait=false"]);
+    }
+}
+
+#[track_caller]
+fn assert_ended(ended: &Ended, code: i32, says: &[&str]) {
+    assert_eq!(ended.code, Some(code), "stdout:\n{}\nstderr:\n{}", ended.stdout, ended.stderr);
+    let said = format!("{}{}", ended.stdout, ended.stderr);
+    for part in says {
+        assert!(said.contains(part), "{part:?} is missing from\n{said}");
+    }
+}
+
+#[test]
+fn a_deployment_rolls_and_the_same_again_is_nothing_to_do() {
+    let Some(space) = Space::new("rolls", "kubernetes-rolling.cd") else { return };
+    assert_ended(&space.run("1.1"), 0, &[]);
+    space.serves("1.1", 4);
+    let strategy = "{.spec.strategy.rollingUpdate.maxSurge} {.spec.strategy.rollingUpdate.maxUnavailable}";
+    assert_eq!(space.field("deployment/shop", strategy), "2 1");
+    // What is there is found by another run: the first stage goes back to 1.0, the second forth again.
+    let rolled = space.field("deployment/shop", "{.metadata.generation}");
+    space
+        .place
+        .write("same.cd", {
+            let text = std::fs::read_to_string(space.place.work().join("pipeline.cd")).unwrap();
+            text.replace("set version = \"1.0\"", "set version = \"1.1\"")
+        })
+        .unwrap();
+    let again = space.place.run(["run", "same.cd", "--set", "version=1.1"]).unwrap();
+    assert_ended(&again, 0, &["unchanged"]);
+    assert_eq!(space.field("deployment/shop", "{.metadata.generation}"), rolled);
+    let down = space.place.run(["down", "pipeline.cd"]).unwrap();
+    assert_ended(&down, 0, &[]);
+    assert_eq!(space.field("deployments,pods", "{.items[*].metadata.name}"), "");
+}
+
+#[test]
+fn an_image_that_is_not_there_goes_back_at_once() {
+    let Some(space) = Space::new("missing", "kubernetes-rolling.cd") else { return };
+    let ended = space.run("no-such-tag");
+    assert_ended(&ended, 3, &["ErrImagePull", "no-such-tag"]);
+    assert_eq!(space.image(), "1.0");
+    space.serves("1.0", 4);
+}
+
+#[test]
+fn a_pod_that_ends_again_and_again_goes_back_with_its_last_words() {
+    let Some(space) = Space::new("exits", "kubernetes-rolling.cd") else { return };
+    assert_ended(&space.run("exits"), 3, &["exit code 3", "cannot find my configuration"]);
+    space.serves("1.0", 4);
+}
+
+#[test]
+fn a_release_that_never_gets_ready_goes_back() {
+    let Some(space) = Space::new("never", "kubernetes-rolling.cd") else { return };
+    assert_ended(&space.run("never-healthy"), 3, &["did not become ready in time", "Readiness probe failed"]);
+    assert_eq!(space.image(), "1.0");
+    space.serves("1.0", 4);
+}
+
+#[test]
+fn who_may_not_is_told_which_verb_is_missing() {
+    let Some(space) = Space::new("viewer", "kubernetes-rolling.cd") else { return };
+    let text = std::fs::read_to_string(space.place.work().join("pipeline.cd")).unwrap();
+    space
+        .place
+        .write("pipeline.cd", text.replace("kubernetes {", "kubernetes { context = \"viewer\","))
+        .unwrap();
+    let ended = space.run("1.1");
+    assert_ended(&ended, 1, &["grant"]);
+    assert_eq!(space.field("deployments", "{.items[*].metadata.name}"), "");
+}
+
+#[test]
+fn a_run_that_was_killed_in_the_middle_of_a_roll_is_taken_up_again() {
+    let Some(space) = Space::new("killed", "kubernetes-rolling.cd") else { return };
+    let mut child = space
+        .place
+        .command(["run", "pipeline.cd", "--set", "version=1.1"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    assert!(comes_true(LONG, || space.image() == "1.1"), "{}", space.image());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_ended(&space.place.run(["resume"]).unwrap(), 0, &[]);
+    space.serves("1.1", 4);
+}
+
+#[test]
+fn the_selector_of_a_service_switches_and_a_bad_release_is_never_selected() {
+    let Some(space) = Space::new("switches", "kubernetes-blue-green.cd") else { return };
+    assert_ended(&space.run("1.1"), 0, &[]);
+    space.serves("1.1", 2);
+    let selector = "{.spec.selector}";
+    let selected = space.field("service/web", selector);
+    let ips = space.field("endpointslices", "{.items[*].endpoints[*].addresses[*]}");
+    let pods = space.field("pods", "{.items[*].status.podIP}");
+    let sorted = |text: &str| {
+        let mut words: Vec<String> = text.split(' ').map(str::to_owned).collect();
+        words.sort();
+        words
+    };
+    assert_eq!(sorted(&ips), sorted(&pods));
+    // The first stage is unchanged only where 1.0 serves; so that the bad one meets 1.1, both stages want it.
+    let text = std::fs::read_to_string(space.place.work().join("pipeline.cd")).unwrap();
+    space.place.write("pipeline.cd", text.replace("set version = \"1.0\"", "set version = \"1.1\"")).unwrap();
+    assert_ended(&space.run("no-such-tag"), 3, &["ErrImagePull"]);
+    assert_eq!(space.field("service/web", selector), selected);
+    space.serves("1.1", 2);
+    assert_ended(&space.place.run(["down", "pipeline.cd"]).unwrap(), 0, &[]);
+    assert_eq!(space.field("deployments,pods,services", "{.items[*].metadata.name}"), "");
+}
+
+#[test]
+fn strategies_take_each_others_place() {
+    let Some(space) = Space::new("strategies", "kubernetes-rolling.cd") else { return };
+    space.strategy("traffic replicas", "rolling {}");
+    assert_ended(&space.run("1.0"), 0, &[]);
+    space.strategy("traffic replicas", "recreate {}");
+    assert_ended(&space.run("1.1"), 0, &[]);
+    space.serves("1.1", 4);
+    assert_ended(&space.run("no-such-tag"), 3, &["ErrImagePull"]);
+    space.serves("1.1", 4);
+    space.strategy("traffic replicas", "rolling {}");
+    assert_ended(&space.run("1.2"), 0, &[]);
+    space.serves("1.2", 4);
+    assert_eq!(space.image(), "1.2");
+    space.strategy("traffic replicas", "canary { step 25% for 1s; step 50% for 1s }");
+    assert_ended(&space.run("1.0"), 0, &["canary 25%", "canary 50%"]);
+    space.serves("1.0", 4);
+    assert_ended(&space.run("exits"), 3, &["cannot find my configuration"]);
+    space.serves("1.0", 4);
+    assert_ended(&space.place.run(["down", "pipeline.cd"]).unwrap(), 0, &[]);
+    assert_eq!(space.field("deployments,pods", "{.items[*].metadata.name}"), "");
+}
