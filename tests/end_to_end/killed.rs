@@ -104,8 +104,41 @@ fn the_result_of_a_command_that_ended_meanwhile_is_taken_and_it_is_not_run_again
 }
 
 #[test]
+fn of_what_a_command_says_no_line_is_missing_and_none_is_there_twice() {
+    const LINES: usize = 40_000;
+    let place = Place::new().unwrap();
+    let script = format!(
+        "i=0; while [ $i -lt {LINES} ]; do i=$((i+1)); echo line $i; [ $((i % 200)) -ne 0 ] || sleep 0.01; done"
+    );
+    place.write("talks.cd", format!("stage only {{\n  run \"{script}\"\n}}\n")).unwrap();
+    let log = |place: &Place| {
+        let ended = place.run(["logs"]).unwrap();
+        let said = |line: &str| {
+            line.rsplit_once("line ").and_then(|(_, number)| number.trim().parse::<usize>().ok())
+        };
+        ended.stdout.lines().filter_map(said).collect::<Vec<_>>()
+    };
+    let mut engine = spawn(&place, &["run", "talks.cd"]);
+    // Killed while it talks, at moments that are nobody's choice; at last while nobody listens to its end.
+    for pause_ms in [150, 230, 90, 310] {
+        assert!(comes_true(PATIENCE, || !log(&place).is_empty()), "the command said nothing");
+        std::thread::sleep(Duration::from_millis(pause_ms));
+        kill(&mut engine);
+        engine = spawn(&place, &["resume"]);
+    }
+    kill(&mut engine);
+    assert!(comes_true(PATIENCE, || place.running().is_empty()), "left: {:?}", place.running());
+    assert_code(&place.run(["resume"]).unwrap(), 0);
+    let said = log(&place);
+    let wrong = said.iter().zip(1..).find(|(said, number)| *said != number);
+    assert_eq!((said.len(), wrong), (LINES, None));
+}
+
+#[test]
 fn without_its_supervisor_the_policy_of_the_step_decides() {
-    for (on_interrupt, code, expected) in [("ask", 1, "begun\n"), ("retry", 0, "begun\nbegun\nlater 42\n")] {
+    for (on_interrupt, code, expected) in
+        [("ask", 1, "begun\n"), ("fail", 1, "begun\n"), ("retry", 0, "begun\nbegun\nlater 42\n")]
+    {
         let place = killed_while_waiting(on_interrupt);
         for pid in supervisors(&place) {
             kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();

@@ -14,6 +14,7 @@ use cdpipe_model::ports::{BoxFuture, Call, Cancel, Probe, Sink};
 use cdpipe_model::{ActionId, EffectId, Fault, RunId};
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// A port is asked to stop at its deadline, and dropped so much later.
@@ -72,12 +73,17 @@ struct ActionSink<'a> {
     context: &'a Context,
     step: &'a StepRef,
     action: ActionId,
+    /// The number of the last line that this engine has taken.
+    taken: AtomicU64,
+    /// An engine before this one may have taken lines too.
+    resumed: bool,
 }
 
-impl Sink for ActionSink<'_> {
-    fn output(&self, stream: Stream, line: &str) {
+impl ActionSink<'_> {
+    fn line(&self, number: Option<u64>, stream: Stream, line: &str) {
         if let Some(log) = &self.context.log {
-            log.write(self.context.clock.now_ms(), self.step, stream, line);
+            let number = number.map(|number| (self.action, number));
+            log.write(self.context.clock.now_ms(), self.step, number, stream, line);
         }
         if !self.context.events.is_empty() {
             self.context.events.publish(Event::Output {
@@ -86,6 +92,30 @@ impl Sink for ActionSink<'_> {
                 line: bounded(line.to_owned(), crate::output::MAX_LINE_BYTES),
             });
         }
+    }
+}
+
+impl Sink for ActionSink<'_> {
+    fn output(&self, stream: Stream, line: &str) {
+        self.line(None, stream, line);
+    }
+
+    fn numbered(&self, number: u64, stream: Stream, line: &str) {
+        self.taken.fetch_max(number, Ordering::SeqCst);
+        self.line(Some(number), stream, line);
+    }
+
+    fn taken(&self) -> u64 {
+        let before = match &self.context.log {
+            Some(log) if self.resumed => log.taken_before(self.action),
+            _ => 0,
+        };
+        before.max(self.taken.load(Ordering::SeqCst))
+    }
+
+    fn room(&self) -> Option<BoxFuture<'_, ()>> {
+        let log = self.context.log.as_ref().filter(|log| log.is_behind())?;
+        Some(Box::pin(log.written()))
     }
 
     fn progress(&self, text: &str) {
@@ -117,7 +147,13 @@ pub(crate) async fn act(
         return ActionResult::Cancelled;
     }
     let effect = action.id.effect(&context.run);
-    let sink = ActionSink { context, step: &action.step, action: action.id };
+    let sink = ActionSink {
+        context,
+        step: &action.step,
+        action: action.id,
+        taken: AtomicU64::new(0),
+        resumed: start == Start::Probe,
+    };
     // The port is told to stop by a flag of its own: the deadline and a cancel both set it, and we keep them apart.
     let stop = CancelFlag::default();
     if cancel.is_cancelled() {
@@ -135,6 +171,10 @@ pub(crate) async fn act(
         }
     };
     let result = supervise(context, action, cancel, &stop, work).await;
+    if let Some(log) = &context.log {
+        // Before the end is journaled: nobody looks for lines of a command that is over.
+        log.written().await;
+    }
     bound_result(result)
 }
 

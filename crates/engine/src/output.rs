@@ -1,19 +1,24 @@
 //! Output of commands: one file of JSON lines a run, in two halves so that it stays within a bound.
 //!
-//! Not the journal: lines may be dropped when a command writes faster than the disk takes it, and the file says how many.
+//! Not the journal: a command that writes faster than the disk takes it is slowed down, and where the disk takes nothing for seconds
+//! lines are dropped, and the file says how many. The end of a
+//! command is journaled when its lines are in the file (`OutputLog::written`), so that a killed engine leaves none out.
 
 use crate::store::StoreError;
-use cdpipe_model::RunId;
 use cdpipe_model::action::StepRef;
 use cdpipe_model::event::Stream;
+use cdpipe_model::{ActionId, RunId};
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// Lines that wait for the disk.
 const QUEUE_LINES: usize = 8_192;
@@ -24,8 +29,8 @@ pub const MAX_LINE_BYTES: usize = 16 << 10;
 /// Bytes of one run's output that are kept: the newest. When the file has half of it, it becomes the older half.
 pub const MAX_OUTPUT_BYTES: u64 = 64 << 20;
 
-/// What was written is readable by others after so long.
-const FLUSH_EVERY_MS: u64 = 200;
+/// How long the end of a command waits for its lines to be in the file. Only a disk that hangs takes as long.
+const WRITTEN_WAIT: Duration = Duration::from_secs(5);
 
 /// One line of output.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +41,9 @@ pub struct OutputLine {
     /// Of which step; `None` for a remark of the log itself.
     #[serde(rename = "s", default, skip_serializing_if = "Option::is_none")]
     pub step: Option<StepRef>,
+    /// Of which action, and which of its lines, from 1 on; `None` where nobody counts.
+    #[serde(rename = "n", default, skip_serializing_if = "Option::is_none")]
+    pub number: Option<(ActionId, u64)>,
     /// Whether it came on standard error.
     #[serde(rename = "e", default, skip_serializing_if = "std::ops::Not::not")]
     pub stderr: bool,
@@ -47,7 +55,15 @@ pub struct OutputLine {
 /// Takes lines and writes them on a thread of its own. Never blocks.
 pub struct OutputLog {
     lines: Option<SyncSender<OutputLine>>,
+    /// Lines that were handed to the thread.
+    offered: AtomicU64,
+    /// How many of them are in the file.
+    written: watch::Receiver<u64>,
     dropped: AtomicU64,
+    dir: PathBuf,
+    run: RunId,
+    /// The last line of each action that an engine before this one has taken.
+    before: OnceLock<HashMap<ActionId, u64>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -65,26 +81,44 @@ impl OutputLog {
         fs::create_dir_all(dir).map_err(fault)?;
         let mut writer = Writer::open(dir, run, max_bytes / 2).map_err(fault)?;
         let (lines, inbox) = sync_channel(QUEUE_LINES);
+        let (progress, written) = watch::channel(0);
         let thread = std::thread::Builder::new()
             .name("cdpipe-output".to_owned())
-            .spawn(move || writer.serve(&inbox))
+            .spawn(move || writer.serve(&inbox, &progress))
             .map_err(fault)?;
-        Ok(Self { lines: Some(lines), dropped: AtomicU64::new(0), thread: Some(thread) })
+        Ok(Self {
+            lines: Some(lines),
+            offered: AtomicU64::new(0),
+            written,
+            dropped: AtomicU64::new(0),
+            dir: dir.to_owned(),
+            run: run.clone(),
+            before: OnceLock::new(),
+            thread: Some(thread),
+        })
     }
 
-    /// Adds a line.
-    pub fn write(&self, at_ms: u64, step: &StepRef, stream: Stream, line: &str) {
+    /// Adds a line; with its action and its number there, if there is anybody who counts.
+    pub fn write(
+        &self,
+        at_ms: u64,
+        step: &StepRef,
+        number: Option<(ActionId, u64)>,
+        stream: Stream,
+        line: &str,
+    ) {
         let dropped = self.dropped.swap(0, Ordering::Relaxed);
         if dropped > 0 {
             let remark =
                 format!("[{dropped} lines are missing here: they came faster than they could be written]");
-            if !self.offer(OutputLine { at_ms, step: None, stderr: false, line: remark }) {
+            if !self.offer(OutputLine { at_ms, step: None, number: None, stderr: false, line: remark }) {
                 self.dropped.fetch_add(dropped, Ordering::Relaxed);
             }
         }
         let line = OutputLine {
             at_ms,
             step: Some(step.clone()),
+            number,
             stderr: stream == Stream::Stderr,
             line: cut(line, MAX_LINE_BYTES),
         };
@@ -94,10 +128,45 @@ impl OutputLog {
     }
 
     fn offer(&self, line: OutputLine) -> bool {
-        match &self.lines {
-            Some(lines) => !matches!(lines.try_send(line), Err(TrySendError::Full(_))),
-            None => true,
+        let Some(lines) = &self.lines else { return true };
+        // Counted before: who waits for it to be written must not miss it.
+        self.offered.fetch_add(1, Ordering::SeqCst);
+        let full = matches!(lines.try_send(line), Err(TrySendError::Full(_)));
+        if full {
+            self.offered.fetch_sub(1, Ordering::SeqCst);
         }
+        !full
+    }
+
+    /// Whether it is time to wait (`written`) before more lines are added.
+    pub fn is_behind(&self) -> bool {
+        let waiting = self.offered.load(Ordering::SeqCst).saturating_sub(*self.written.borrow());
+        waiting > QUEUE_LINES as u64 / 2
+    }
+
+    /// Resolves when all lines that were added are in the file, or it was tried; after some seconds in any case.
+    pub async fn written(&self) {
+        let offered = self.offered.load(Ordering::SeqCst);
+        let mut written = self.written.clone();
+        // In time, or never: a log never stops a run.
+        let _ = tokio::time::timeout(WRITTEN_WAIT, written.wait_for(|written| *written >= offered)).await;
+    }
+
+    /// The number of the last line of an action that an engine before this one has written; 0 for none. Reads the whole log once.
+    pub fn taken_before(&self, action: ActionId) -> u64 {
+        let read = || {
+            let mut last = HashMap::new();
+            let whole = OutputReader::new(&self.dir, &self.run).read(|line| {
+                if let Some((action, number)) = line.number {
+                    last.insert(action, number);
+                }
+            });
+            if let Err(error) = whole {
+                tracing::warn!(%error, "what was written of commands before can't be read: lines may be there twice");
+            }
+            last
+        };
+        self.before.get_or_init(read).get(&action).copied().unwrap_or_default()
     }
 }
 
@@ -172,16 +241,18 @@ impl Writer {
         Ok(writer)
     }
 
-    fn serve(&mut self, inbox: &Receiver<OutputLine>) {
-        loop {
-            match inbox.recv_timeout(Duration::from_millis(FLUSH_EVERY_MS)) {
-                Ok(line) => self.attempt(|writer| writer.line(&line)),
-                Err(RecvTimeoutError::Timeout) => self.attempt(|writer| writer.file.flush()),
-                Err(RecvTimeoutError::Disconnected) => {
-                    self.attempt(|writer| writer.file.flush());
-                    return;
-                }
+    /// Writes until nobody is left who could add a line; readable by others whenever nothing waits.
+    fn serve(&mut self, inbox: &Receiver<OutputLine>, progress: &watch::Sender<u64>) {
+        let mut count = 0;
+        while let Ok(line) = inbox.recv() {
+            count += 1;
+            self.attempt(|writer| writer.line(&line));
+            for line in inbox.try_iter() {
+                count += 1;
+                self.attempt(|writer| writer.line(&line));
             }
+            self.attempt(|writer| writer.file.flush());
+            progress.send_replace(count);
         }
     }
 
@@ -307,22 +378,44 @@ mod tests {
         let mut reader = OutputReader::new(dir.path(), &run);
         assert_eq!(texts(&mut reader), Vec::<String>::new());
         let log = OutputLog::open(dir.path(), &run).unwrap();
-        log.write(1, &step(0), Stream::Stdout, "one");
-        log.write(2, &step(1), Stream::Stderr, "two");
+        log.write(1, &step(0), None, Stream::Stdout, "one");
+        log.write(2, &step(1), Some((ActionId(7), 1)), Stream::Stderr, "two");
         drop(log);
         let mut lines = Vec::new();
         reader.read(|line| lines.push(line)).unwrap();
         assert_eq!(
             lines,
             [
-                OutputLine { at_ms: 1, step: Some(step(0)), stderr: false, line: "one".into() },
-                OutputLine { at_ms: 2, step: Some(step(1)), stderr: true, line: "two".into() },
+                OutputLine { at_ms: 1, step: Some(step(0)), number: None, stderr: false, line: "one".into() },
+                OutputLine {
+                    at_ms: 2,
+                    step: Some(step(1)),
+                    number: Some((ActionId(7), 1)),
+                    stderr: true,
+                    line: "two".into()
+                },
             ]
         );
         let log = OutputLog::open(dir.path(), &run).unwrap();
-        log.write(3, &step(0), Stream::Stdout, "three");
+        log.write(3, &step(0), None, Stream::Stdout, "three");
         drop(log);
         assert_eq!(texts(&mut reader), ["three"]);
+    }
+
+    #[tokio::test]
+    async fn what_an_engine_before_has_taken_is_known_by_action() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = RunId::from("r1");
+        let log = OutputLog::open(dir.path(), &run).unwrap();
+        for number in 1..=500 {
+            log.write(1, &step(0), Some((ActionId(3), number)), Stream::Stdout, "a");
+        }
+        log.write(1, &step(0), Some((ActionId(30), 2)), Stream::Stdout, "b");
+        log.written().await;
+        // Killed: its thread gets to write no more.
+        std::mem::forget(log);
+        let log = OutputLog::open(dir.path(), &run).unwrap();
+        assert_eq!([3, 30, 4].map(|id| log.taken_before(ActionId(id))), [500, 2, 0]);
     }
 
     #[test]
@@ -334,7 +427,7 @@ mod tests {
         let mut reader = OutputReader::new(dir.path(), &run);
         assert_eq!(texts(&mut reader), ["whole"]);
         let log = OutputLog::open(dir.path(), &run).unwrap();
-        log.write(3, &step(0), Stream::Stdout, "after");
+        log.write(3, &step(0), None, Stream::Stdout, "after");
         drop(log);
         assert_eq!(texts(&mut reader), ["after"]);
     }
@@ -345,7 +438,7 @@ mod tests {
         let run = RunId::from("r1");
         let log = OutputLog::open_bounded(dir.path(), &run, 4_096).unwrap();
         for at in 0..1_000 {
-            log.write(at, &step(0), Stream::Stdout, &format!("line {at}"));
+            log.write(at, &step(0), None, Stream::Stdout, &format!("line {at}"));
             if at % 100 == 0 {
                 // Not to outrun the disk: this is about the bound of the file.
                 std::thread::sleep(Duration::from_millis(5));

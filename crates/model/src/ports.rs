@@ -28,6 +28,18 @@ pub type PortResult<'a, T> = BoxFuture<'a, Result<T, Fault>>;
 pub trait Sink: Send + Sync {
     /// A line of output, already masked, without its line end.
     fn output(&self, stream: Stream, line: &str);
+    /// The same, with which line of this effect it is, from 1 on: so that after a crash nobody hears a line twice, and none is missing.
+    fn numbered(&self, _number: u64, stream: Stream, line: &str) {
+        self.output(stream, line);
+    }
+    /// The number of the last line of this effect that was taken, also by an engine before this one; 0 for none.
+    fn taken(&self) -> u64 {
+        0
+    }
+    /// What to wait for before more lines are handed over; `None` if there is room. Lines without room may be dropped.
+    fn room(&self) -> Option<BoxFuture<'_, ()>> {
+        None
+    }
     /// How far it is, for people.
     fn progress(&self, text: &str);
 }

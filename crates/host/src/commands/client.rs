@@ -1,13 +1,14 @@
 //! The engine's end: finds or starts the supervisor of a run, has it start commands, and hears from it.
 
-use super::protocol::{Decoder, Ended, MESSAGE_LIMIT_BYTES, Start, ToEngine, ToSupervisor, encode};
+use super::protocol::{
+    Decoder, Ended, MESSAGE_LIMIT_BYTES, NumberedLine, Start, ToEngine, ToSupervisor, encode, numbered,
+};
 use super::record::{self, Told};
 use super::{Folder, SUPERVISE_COMMANDS, socket};
 use crate::durable::{FileLock, io_fault, make_folder};
 use crate::mask::Masker;
 use crate::supervise::{STARTED, TAKEN, log::last_lines};
 use cdpipe_model::Fault;
-use cdpipe_model::event::Stream;
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::OpenOptions;
@@ -29,7 +30,7 @@ const START_WAIT: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// Messages for one command that wait to be taken; then the socket waits, and at last the command.
-const QUEUE_MESSAGES: usize = 64;
+const QUEUE_MESSAGES: usize = 16;
 
 /// Read from the supervisor at once.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -72,13 +73,13 @@ pub(crate) enum Past {
 pub(crate) struct Tale {
     pub(crate) title: String,
     pub(crate) outputs: Vec<String>,
-    /// Output that no engine took.
-    pub(crate) lines: Vec<(Stream, String)>,
+    /// Output that maybe no engine took.
+    pub(crate) lines: Vec<NumberedLine>,
 }
 
 /// What is heard of a command.
 pub(crate) enum Event {
-    Lines(Vec<(Stream, String)>),
+    Lines(Vec<NumberedLine>),
     Ended(Ended),
 }
 
@@ -288,6 +289,8 @@ struct Link {
 struct Shared {
     stream: UnixStream,
     dead: AtomicBool,
+    /// Somebody has stopped listening before a command's end.
+    abandoned: AtomicBool,
     listeners: Mutex<Listeners>,
     /// What the socket did not take yet.
     backlog: Mutex<Vec<u8>>,
@@ -330,6 +333,7 @@ impl Link {
         let shared = Arc::new(Shared {
             stream,
             dead: AtomicBool::new(false),
+            abandoned: AtomicBool::new(false),
             listeners: Mutex::new(HashMap::new()),
             backlog: Mutex::new(Vec::new()),
             moved: Notify::new(),
@@ -359,7 +363,7 @@ impl Link {
                 listeners.insert(effect.to_owned(), sender);
             }
         }
-        Following { link: Arc::clone(self), effect: effect.to_owned(), events }
+        Following { link: Arc::clone(self), effect: effect.to_owned(), events, over: false }
     }
 
     /// Answers `None` if it does not run.
@@ -372,6 +376,7 @@ impl Link {
         let answer = tokio::time::timeout(START_WAIT, following.events.recv()).await;
         match answer {
             Ok(Some(ToEngine::Attached { running, unseen, .. })) => {
+                following.over = !running;
                 Ok(running.then_some((following, unseen)))
             }
             // It died: the record says the rest.
@@ -410,6 +415,10 @@ impl Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
+        // Who follows a command holds this, so nobody does: all that was said was taken.
+        if self.is_alive() && !self.shared.abandoned.load(Ordering::SeqCst) {
+            self.send(&ToSupervisor::Bye);
+        }
         self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
@@ -472,6 +481,8 @@ pub(crate) struct Following {
     link: Arc<Link>,
     effect: String,
     events: mpsc::Receiver<ToEngine>,
+    /// It was heard to its end.
+    over: bool,
 }
 
 impl Following {
@@ -479,10 +490,11 @@ impl Following {
     pub(crate) async fn next(&mut self) -> Option<Event> {
         loop {
             return match self.events.recv().await? {
-                ToEngine::Lines { lines, .. } => {
-                    Some(Event::Lines(lines.into_iter().map(super::protocol::WireLine::into_line).collect()))
+                ToEngine::Lines { first, lines, .. } => Some(Event::Lines(numbered(first, lines).collect())),
+                ToEngine::Ended { ended, .. } => {
+                    self.over = true;
+                    Some(Event::Ended(ended))
                 }
-                ToEngine::Ended { ended, .. } => Some(Event::Ended(ended)),
                 ToEngine::Welcome { .. } | ToEngine::Attached { .. } => continue,
             };
         }
@@ -497,5 +509,8 @@ impl Following {
 impl Drop for Following {
     fn drop(&mut self) {
         self.link.shared.listeners().remove(&self.effect);
+        if !self.over {
+            self.link.shared.abandoned.store(true, Ordering::SeqCst);
+        }
     }
 }

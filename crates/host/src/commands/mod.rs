@@ -6,7 +6,7 @@
 //! STATE/commands/RUN/
 //!   lock       held by the supervisor for as long as it lives
 //!   socket     where an engine talks to it; one engine at a time, the newest counts
-//!   record     what became of each command: started, its process, ended; and output that no engine was there to take
+//!   record     what became of each command: started, its process, ended; and output that maybe no engine has taken
 //!   boots      the boots of this machine in which there was a supervisor; synced before the first command of each
 //!   log        what a supervisor complained of
 //!   output-N   `$CDPIPE_OUTPUT` of a command that has outputs
@@ -26,7 +26,7 @@ mod socket;
 mod supervisor;
 
 pub(crate) use client::{Client, ClientConfig, Event, Following, Past, Tale};
-pub(crate) use protocol::{Ended, How, Start};
+pub(crate) use protocol::{Ended, How, NumberedLine, Start};
 
 use crate::durable::{FileLock, remove_folder};
 use crate::process::{self, ProcessRef};

@@ -24,6 +24,8 @@ pub(super) enum ToSupervisor {
     Stop { effect: String },
     /// Ends all of them.
     StopAll,
+    /// The last message of an engine that has taken everything.
+    Bye,
 }
 
 /// A command.
@@ -56,10 +58,10 @@ pub(crate) struct Start {
 pub(super) enum ToEngine {
     /// The answer to `Hello`; with how many commands run.
     Welcome { running: usize },
-    /// The answer to `Attach`. `unseen` is where in the record output stands that no engine has taken: from, to.
+    /// The answer to `Attach`. `unseen` is where in the record output stands that maybe no engine has taken: from, to.
     Attached { effect: String, running: bool, unseen: Option<(u64, u64)> },
-    /// Output, masked.
-    Lines { effect: String, lines: Vec<WireLine> },
+    /// Output, masked; `first` is the number of the first of these lines, from 1 on.
+    Lines { effect: String, first: u64, lines: Vec<WireLine> },
     /// A command has ended. It is in the record by now.
     Ended { effect: String, ended: Ended },
 }
@@ -73,9 +75,22 @@ impl WireLine {
         Self(stream == Stream::Stderr, text)
     }
 
-    pub(super) fn into_line(self) -> (Stream, String) {
-        (if self.0 { Stream::Stderr } else { Stream::Stdout }, self.1)
+    fn into_line(self, number: u64) -> NumberedLine {
+        NumberedLine { number, stream: if self.0 { Stream::Stderr } else { Stream::Stdout }, text: self.1 }
     }
+}
+
+/// A line, and which one of its command it is: from 1 on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NumberedLine {
+    pub(crate) number: u64,
+    pub(crate) stream: Stream,
+    pub(crate) text: String,
+}
+
+/// Gives lines their numbers.
+pub(super) fn numbered(first: u64, lines: Vec<WireLine>) -> impl Iterator<Item = NumberedLine> {
+    (first..).zip(lines).map(|(number, line)| line.into_line(number))
 }
 
 /// How a command ended.

@@ -1,12 +1,11 @@
 //! The record of the commands of a run: appended to with plain writes, a line of JSON each.
 
-use super::protocol::{Ended, WireLine};
+use super::protocol::{Ended, NumberedLine, WireLine, numbered};
 use super::{EFFECT_VARIABLE, Folder};
 use crate::clock::now_ms;
 use crate::durable::{io_fault, sync_parent};
 use crate::process;
 use cdpipe_model::Fault;
-use cdpipe_model::event::Stream;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -23,9 +22,9 @@ enum Entry {
     Start { effect: String, at_ms: u64, title: String, outputs: Vec<String> },
     /// Its process, which leads its group.
     Pid { effect: String, pid: u32 },
-    /// Output that no engine took.
-    Out { effect: String, lines: Vec<WireLine> },
-    /// Its end, and where output stands that no engine took: from, to.
+    /// Output that maybe no engine took; with the number of its first line.
+    Out { effect: String, first: u64, lines: Vec<WireLine> },
+    /// Its end, and where output stands that maybe no engine took: from, to.
     End { effect: String, ended: Ended, unseen: Option<(u64, u64)> },
 }
 
@@ -82,10 +81,10 @@ impl Record {
     }
 
     /// Answers where it stands: from, to. Nothing is written beyond the limit.
-    pub(super) fn out(&mut self, effect: &str, lines: Vec<WireLine>) -> io::Result<(u64, u64)> {
+    pub(super) fn out(&mut self, effect: &str, first: u64, lines: Vec<WireLine>) -> io::Result<(u64, u64)> {
         let from = self.size_bytes;
         if from < OUTPUT_LIMIT_BYTES {
-            self.append(&Entry::Out { effect: effect.to_owned(), lines })?;
+            self.append(&Entry::Out { effect: effect.to_owned(), first, lines })?;
         }
         Ok((from, self.size_bytes))
     }
@@ -118,7 +117,7 @@ pub(super) struct Told {
     pub(super) pid: Option<u32>,
     /// Its end since then.
     pub(super) ended: Option<Ended>,
-    /// Where output stands that no engine took.
+    /// Where output stands that maybe no engine took.
     pub(super) unseen: Option<(u64, u64)>,
 }
 
@@ -179,15 +178,15 @@ pub(super) fn output(
     folder: &Folder,
     effect: &str,
     (from, to): (u64, u64),
-) -> Result<Vec<(Stream, String)>, Fault> {
+) -> Result<Vec<NumberedLine>, Fault> {
     let mut found = Vec::new();
     File::open(folder.record())
         .and_then(|mut file| {
             file.seek(SeekFrom::Start(from))?;
             let part = BufReader::new(file.take(to.saturating_sub(from)));
             each_line(part, effect, |entry| {
-                if let Entry::Out { lines, .. } = entry {
-                    found.extend(lines.into_iter().map(WireLine::into_line));
+                if let Entry::Out { first, lines, .. } = entry {
+                    found.extend(numbered(first, lines));
                 }
             })
         })
@@ -290,9 +289,9 @@ mod tests {
         record.pid("r/11", 7).expect("writes");
         record.end("r/1", &ended(0), None).expect("writes");
         let line = |text: &str| vec![WireLine(false, text.to_owned())];
-        let from = record.out("r/11", line("a")).expect("writes").0;
-        record.out("r/12", line("of another")).expect("writes");
-        let to = record.out("r/11", line("b")).expect("writes").1;
+        let from = record.out("r/11", 1, line("a")).expect("writes").0;
+        record.out("r/12", 1, line("of another")).expect("writes");
+        let to = record.out("r/11", 2, line("b")).expect("writes").1;
         record.end("r/11", &ended(256), Some((from, to))).expect("writes");
         drop(record);
         std::fs::OpenOptions::new()
@@ -305,7 +304,8 @@ mod tests {
         assert_eq!(told.start, Some(("eleven".to_owned(), vec!["x".to_owned()])));
         assert_eq!((told.pid, told.ended), (Some(7), Some(ended(256))));
         let said = output(&folder, "r/11", told.unseen.expect("output")).expect("reads");
-        assert_eq!(said, [(Stream::Stdout, "a".to_owned()), (Stream::Stdout, "b".to_owned())]);
+        let said: Vec<_> = said.into_iter().map(|line| (line.number, line.text)).collect();
+        assert_eq!(said, [(1, "a".to_owned()), (2, "b".to_owned())]);
         assert_eq!(read(&folder, "r/1").expect("reads").ended, Some(ended(0)));
         record.start("r/1", "again", &[]).expect("writes");
         let told = read(&folder, "r/1").expect("reads");

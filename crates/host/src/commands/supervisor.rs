@@ -15,7 +15,7 @@ use crate::supervise::{STARTED, TAKEN, detach, runtime, say};
 use cdpipe_model::Fault;
 use cdpipe_model::event::Stream;
 use cdpipe_model::ports::{BoxFuture, Cancel};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::OsString;
 use std::io;
 use std::path::Path;
@@ -30,6 +30,10 @@ const FIRST_WAIT: Duration = Duration::from_secs(30);
 
 /// Bytes that may wait for an engine before output is no longer read.
 const OUTBOX_BYTES: usize = 256 << 10;
+
+/// Bytes of what was sent last that are kept: nobody knows how much of it an engine that is killed has taken. It is more than the socket
+/// and the queues of an engine hold.
+const KEPT_BYTES: usize = 4 << 20;
 
 /// Read from the engine at once.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -62,6 +66,7 @@ fn begin(path: &Path) -> Result<(Server, tokio::runtime::Runtime), String> {
     let state = State {
         record,
         outbox: Vec::new(),
+        kept: VecDeque::new(),
         attached: false,
         running: HashMap::new(),
         masker: Masker::default(),
@@ -99,6 +104,8 @@ struct State {
     record: Record,
     /// Messages for the engine, encoded; a part of the first may have been sent.
     outbox: Vec<u8>,
+    /// The last messages that were sent, encoded. Bounded by `KEPT_BYTES`.
+    kept: VecDeque<u8>,
     /// Whether an engine is there.
     attached: bool,
     running: HashMap<String, Entry>,
@@ -110,7 +117,12 @@ struct State {
 /// A command that runs.
 struct Entry {
     cancel: watch::Sender<bool>,
-    /// Where in the record its output stands that no engine took.
+    /// The engine that is there has started it or attached to it: before that it would pass its lines over.
+    followed: bool,
+    /// Its lines so far.
+    lines: u64,
+    /// Where in the record its output stands that maybe no engine took. It is told to each engine that asks: the one before may have been
+    /// killed before it took any of it, and lines have numbers.
     unseen: Option<(u64, u64)>,
 }
 
@@ -127,15 +139,35 @@ impl State {
         }
     }
 
-    /// To the engine, or into the record while there is none.
+    /// New lines: to the engine that follows them, or into the record while there is none.
     fn lines(&mut self, effect: &str, lines: Vec<WireLine>) {
-        if self.attached {
-            return self.send(&ToEngine::Lines { effect: effect.to_owned(), lines });
+        let Some(entry) = self.running.get_mut(effect) else { return };
+        let first = entry.lines + 1;
+        entry.lines += lines.len() as u64;
+        if self.attached && entry.followed {
+            self.send(&ToEngine::Lines { effect: effect.to_owned(), first, lines });
+        } else {
+            self.record_lines(effect, first, lines);
         }
+    }
+
+    /// Answers where they stand now.
+    fn record_lines(&mut self, effect: &str, first: u64, lines: Vec<WireLine>) -> Option<(u64, u64)> {
         // A full disk loses output; that the command goes on matters more.
-        if let (Ok((from, to)), Some(entry)) = (self.record.out(effect, lines), self.running.get_mut(effect))
-        {
-            entry.unseen = Some((entry.unseen.map_or(from, |(first, _)| first), to));
+        let (from, to) = self.record.out(effect, first, lines).ok()?;
+        if let Some(entry) = self.running.get_mut(effect) {
+            entry.unseen = Some((entry.unseen.map_or(from, |(begin, _)| begin), to));
+        }
+        Some((from, to))
+    }
+
+    /// Takes whole messages out of the outbox, which were sent, and keeps the newest of them.
+    fn keep_sent(&mut self, bytes: usize) {
+        self.kept.extend(self.outbox.drain(..bytes));
+        let surplus = self.kept.len().saturating_sub(KEPT_BYTES);
+        if surplus > 0 {
+            let end = self.kept.iter().skip(surplus).position(|byte| *byte == b'\n');
+            self.kept.drain(..end.map_or(self.kept.len(), |at| surplus + at + 1));
         }
     }
 
@@ -314,7 +346,10 @@ impl Server {
             ToSupervisor::Attach { effect } => {
                 let entry = state.running.get_mut(&effect);
                 let running = entry.is_some();
-                let unseen = entry.and_then(|entry| entry.unseen.take());
+                let unseen = entry.and_then(|entry| {
+                    entry.followed = true;
+                    entry.unseen
+                });
                 state.send(&ToEngine::Attached { effect, running, unseen });
             }
             ToSupervisor::Stop { effect } => {
@@ -322,6 +357,7 @@ impl Server {
                     entry.cancel.send_replace(true);
                 }
             }
+            ToSupervisor::Bye => state.kept.clear(),
             ToSupervisor::StopAll => {
                 for entry in state.running.values() {
                     entry.cancel.send_replace(true);
@@ -335,7 +371,8 @@ impl Server {
         for value in std::mem::take(&mut start.mask) {
             state.masker.learn_text(&value);
         }
-        if state.running.contains_key(&start.effect) {
+        if let Some(entry) = state.running.get_mut(&start.effect) {
+            entry.followed = true;
             return;
         }
         if let Err(error) = state.record.start(&start.effect, &start.title, &start.outputs) {
@@ -344,7 +381,7 @@ impl Server {
             return state.ended(&start.effect, ended);
         }
         let (cancel, cancelled) = watch::channel(false);
-        state.running.insert(start.effect.clone(), Entry { cancel, unseen: None });
+        state.running.insert(start.effect.clone(), Entry { cancel, followed: true, lines: 0, unseen: None });
         drop(state);
         tokio::spawn(run(Arc::clone(&self.hub), start, cancelled));
     }
@@ -363,7 +400,7 @@ impl Server {
         }
         // The beginning of a message that was sent in part is kept: see `detach_engine`.
         let whole = state.outbox[..self.sent].iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-        state.outbox.drain(..whole);
+        state.keep_sent(whole);
         self.sent -= whole;
         if state.outbox.len() < OUTBOX_BYTES {
             self.hub.room.notify_waiters();
@@ -371,20 +408,20 @@ impl Server {
         debug_assert!(state.outbox.len() <= OUTBOX_BYTES + MESSAGE_LIMIT_BYTES, "output waits for room");
     }
 
-    /// The engine is gone: output that it can't have taken goes into the record.
+    /// The engine is gone: output that it may not have taken goes into the record.
     fn detach_engine(&mut self) {
         let Some(_gone) = self.engine.take() else { return };
         let mut state = self.hub.state();
         state.attached = false;
+        state.running.values_mut().for_each(|entry| entry.followed = false);
         self.sent = 0;
         let mut parts: HashMap<String, (u64, u64)> = HashMap::new();
-        for message in std::mem::take(&mut state.outbox).split(|byte| *byte == b'\n') {
+        let mut said = Vec::from(std::mem::take(&mut state.kept));
+        said.append(&mut state.outbox);
+        for message in said.split(|byte| *byte == b'\n') {
             match serde_json::from_slice(message) {
-                Ok(ToEngine::Lines { effect, lines }) if state.running.contains_key(&effect) => {
-                    state.lines(&effect, lines);
-                }
-                Ok(ToEngine::Lines { effect, lines }) => {
-                    if let Ok((from, to)) = state.record.out(&effect, lines) {
+                Ok(ToEngine::Lines { effect, first, lines }) => {
+                    if let Some((from, to)) = state.record_lines(&effect, first, lines) {
                         parts.entry(effect).and_modify(|part| part.1 = to).or_insert((from, to));
                     }
                 }

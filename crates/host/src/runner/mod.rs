@@ -23,12 +23,11 @@ pub(crate) use outputs::create as create_output;
 pub use outputs::read_text as read_outputs;
 pub(crate) use shell::{Command, Shell, spawn, too_large};
 
-use crate::commands::{Client, ClientConfig, Ended, Event, Following, Past, Tale};
+use crate::commands::{Client, ClientConfig, Ended, Event, Following, NumberedLine, Past, Tale};
 use crate::mask::Masker;
 use crate::process;
 use cdpipe_model::Fault;
 use cdpipe_model::action::{Answer, RunAction};
-use cdpipe_model::event::Stream;
 use cdpipe_model::ports::{BoxFuture, Call, PortResult, Probe, Runner, Sink};
 use rustix::process::Signal;
 use std::collections::BTreeMap;
@@ -37,6 +36,9 @@ use std::time::{Duration, Instant};
 
 /// How often a command whose supervisor is gone is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// Lines that are handed over between two looks whether there is room.
+const LINES_AT_ONCE: usize = 1_000;
 
 /// What the runner of a pipeline needs to know.
 #[derive(Debug, Clone)]
@@ -119,7 +121,7 @@ impl HostRunner {
             tokio::select! {
                 biased;
                 event = following.next() => match event {
-                    Some(Event::Lines(lines)) => self.give(call.sink, lines),
+                    Some(Event::Lines(lines)) => self.give(call.sink, &lines).await,
                     Some(Event::Ended(ended)) => return Heard::Ended(ended),
                     None => return Heard::Lost,
                 },
@@ -131,10 +133,17 @@ impl HostRunner {
         }
     }
 
-    fn give(&self, sink: &dyn Sink, lines: Vec<(Stream, String)>) {
-        for (stream, line) in lines {
-            // Masked already, but for what became a secret of this run since.
-            sink.output(stream, &self.masker.mask(&line));
+    async fn give(&self, sink: &dyn Sink, lines: &[NumberedLine]) {
+        // What is told after a crash may have been taken before it.
+        let taken = sink.taken();
+        for part in lines.chunks(LINES_AT_ONCE) {
+            if let Some(room) = sink.room() {
+                room.await;
+            }
+            for line in part.iter().filter(|line| line.number > taken) {
+                // Masked already, but for what became a secret of this run since.
+                sink.numbered(line.number, line.stream, &self.masker.mask(&line.text));
+            }
         }
     }
 
@@ -151,13 +160,13 @@ impl HostRunner {
         loop {
             match self.client.past(call.effect.as_str()).await? {
                 Past::NotStarted => return Ok(None),
-                Past::Ended(ended, mut tale) => {
-                    self.give(call.sink, std::mem::take(&mut tale.lines));
+                Past::Ended(ended, tale) => {
+                    self.give(call.sink, &tale.lines).await;
                     return Ok(Some(self.conclude(call, ended, &tale)));
                 }
-                Past::Running(following, mut tale) => {
+                Past::Running(following, tale) => {
                     call.sink.progress("still running since before cdpipe was stopped");
-                    self.give(call.sink, std::mem::take(&mut tale.lines));
+                    self.give(call.sink, &tale.lines).await;
                     if let Heard::Ended(ended) = self.hear(call, following).await {
                         return Ok(Some(self.conclude(call, ended, &tale)));
                     }
