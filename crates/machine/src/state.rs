@@ -120,6 +120,18 @@ pub(crate) struct StageUndo {
     pub(crate) ended: bool,
     pub(crate) flag_action: Option<ActionId>,
     pub(crate) block_ended: Option<Result<(), Failure>>,
+    pub(crate) relock: Relock,
+}
+
+/// The locks of a late undo, which could not be had.
+#[derive(Default)]
+pub(crate) struct Relock {
+    /// How often it was tried in vain.
+    pub(crate) tries: u32,
+    /// The last try failed, and the next has not begun.
+    pub(crate) failed: bool,
+    /// When it begins.
+    pub(crate) retry_at_ms: Option<u64>,
 }
 
 /// A gate under way.

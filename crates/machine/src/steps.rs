@@ -452,6 +452,9 @@ impl Decide<'_> {
         match (work.lock, undo.queue.is_empty()) {
             (Lock::Held, false) => None,
             (Lock::Taking | Lock::Releasing, _) => Some(None),
+            (Lock::None | Lock::Released, false) if undo.relock.failed => {
+                Some(self.undo_retry(Some(id), undo.relock.tries - 1, undo.relock.retry_at_ms))
+            }
             (Lock::None | Lock::Released, false) => {
                 // Only when it is its turn: else two stages that share a lock could wait for each other.
                 let turn = undo.queue.front().is_some_and(|index| self.is_newest(work, id, *index));

@@ -9,6 +9,8 @@ mod micro;
 mod table;
 mod undo;
 
+pub(crate) use undo::UNDO_TRIES;
+
 use crate::decide::Decide;
 use crate::state::{DeployState, Failure, Work};
 use crate::strategy::{self};

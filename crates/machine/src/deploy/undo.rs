@@ -11,14 +11,18 @@ use cdpipe_model::observe::Role;
 use cdpipe_model::plan::Deploy;
 use cdpipe_model::record::{Record, TimerId, TimerPurpose};
 use cdpipe_model::release::ReleaseSpec;
-use cdpipe_model::{Fault, Outcome};
+use cdpipe_model::{Fault, NodeId, Outcome};
 
 /// The fault of instances that had all the time they may take: it was a wait of its own, and a person should know now.
 const NOT_READY: &str = "not-ready";
 
 /// How often an action of an undo is tried whose fault is said not to go away. Who says so may be wrong, and what is at stake is a person
 /// who is called at night; what an undo does can be done again.
-const UNDO_TRIES: u32 = 4;
+pub(crate) const UNDO_TRIES: u32 = 4;
+
+/// How often the look that begins the taking back of a stage that had ended is tried: for about a minute and a half. It has no undo yet
+/// whose deadline could end it.
+const LOOK_TRIES: u32 = 10;
 
 /// First wait before a fault of an undo is tried again; it doubles up to the longest.
 const UNDO_RETRY_MS: u64 = 500;
@@ -66,12 +70,7 @@ impl Decide<'_> {
             if !again {
                 return Some(self.rollback_failed(step, spec, deploy, undo, fault));
             }
-            if deploy.cursor.retry_at_ms.is_some() {
-                return None;
-            }
-            let wait_ms = (UNDO_RETRY_MS << deploy.cursor.retries.min(8)).min(UNDO_RETRY_MAX_MS);
-            let timer = TimerId { node: step.node, purpose: TimerPurpose::Retry };
-            return Some(Record::TimerSet { timer, due_ms: self.state.now_ms + wait_ms });
+            return self.undo_retry(step.node, deploy.cursor.retries, deploy.cursor.retry_at_ms);
         }
         if deploy.table_in_doubt.is_some() {
             return Some(self.intent(step, self.observe(spec), QUICK_MS));
@@ -82,6 +81,21 @@ impl Decide<'_> {
             // An undo holds nothing else.
             Some(_) | None => Some(Record::ProgramAt { step: step.clone(), pc: pc + 1 }),
         }
+    }
+
+    /// The wait before something of a way back is tried again; `None` while it is under way.
+    pub(crate) fn undo_retry(
+        &self,
+        node: Option<NodeId>,
+        failed: u32,
+        retry_at_ms: Option<u64>,
+    ) -> Option<Record> {
+        if retry_at_ms.is_some() {
+            return None;
+        }
+        let wait_ms = (UNDO_RETRY_MS << failed.min(8)).min(UNDO_RETRY_MAX_MS);
+        let timer = TimerId { node, purpose: TimerPurpose::Retry };
+        Some(Record::TimerSet { timer, due_ms: self.state.now_ms + wait_ms })
     }
 
     pub(super) fn rollback_failed(
@@ -137,6 +151,9 @@ impl Decide<'_> {
             .map_or_else(|| Fault::new("rollback", "asked for"), |undo| undo.reason.clone());
         if late {
             if let Some((_, fault)) = &deploy.cursor.failed {
+                if deploy.cursor.retries.saturating_add(1) < LOOK_TRIES {
+                    return self.undo_retry(step.node, deploy.cursor.retries, deploy.cursor.retry_at_ms);
+                }
                 return Some(self.step_finished(step, Outcome::RollbackFailed, Some(fault.clone())));
             }
             let Some(observation) = &deploy.observation else {

@@ -1,8 +1,8 @@
 //! Actions are begun and come back.
 
 use super::{Place, active_step, clear, place};
-use crate::deploy;
-use crate::state::{FlagWas, Lock, NodePhase, State};
+use crate::deploy::{self, UNDO_TRIES};
+use crate::state::{FlagWas, Lock, NodePhase, Relock, State};
 use cdpipe_model::action::{Action, ActionKind, ActionResult, Answer, Block};
 use cdpipe_model::plan::Plan;
 use cdpipe_model::record::TimerPurpose;
@@ -113,12 +113,25 @@ pub(super) fn returned(state: &mut State, plan: &Plan, id: ActionId, result: &Ac
     state.mark(node);
     match place(state, plan, &action) {
         Place::Lock => match result {
-            ActionResult::Done(_) => set_lock(state, node, Lock::Held),
+            ActionResult::Done(_) => {
+                if let Some(undo) = state.work_mut(node).and_then(|work| work.undo.as_mut()) {
+                    undo.relock = Relock::default();
+                }
+                set_lock(state, node, Lock::Held);
+            }
             other => {
                 set_lock(state, node, Lock::None);
                 let (outcome, fault) = failure(other);
                 let Some(work) = state.work_mut(node) else { return };
                 match &mut work.undo {
+                    Some(undo)
+                        if undo.late
+                            && matches!(other, ActionResult::Failed(_))
+                            && undo.relock.tries.saturating_add(1) < UNDO_TRIES =>
+                    {
+                        undo.relock.tries += 1;
+                        undo.relock.failed = true;
+                    }
                     Some(undo) if undo.late => {
                         undo.failed = Some(fault.clone());
                         undo.ended = true;

@@ -1,7 +1,7 @@
 //! Stages and gates begin and end, and are taken back.
 
 use super::{clear, steps_of};
-use crate::state::{Cursor, Frame, GateMetricState, Lock, NodePhase, StageUndo, State, Work};
+use crate::state::{Cursor, Frame, GateMetricState, Lock, NodePhase, Relock, StageUndo, State, Work};
 use cdpipe_model::action::Block;
 use cdpipe_model::plan::{NodeKind, Plan, StepKind};
 use cdpipe_model::record::TimerPurpose;
@@ -188,6 +188,7 @@ fn begin_undo(state: &mut State, node: NodeId, reason: &Fault, late: bool, queue
         failed_steps: Vec::new(),
         flag_action: None,
         block_ended: None,
+        relock: Relock::default(),
     });
     if late {
         state.late_undos.insert(node);

@@ -17,15 +17,21 @@ pub(super) fn timer_set(state: &mut State, plan: &Plan, timer: &TimerId, due_ms:
             }
         }
         TimerPurpose::Retry => {
-            let in_undo = current_deploy(work).is_some_and(|deploy| match &deploy.undo {
-                Some(undo) if undo.ended.is_none() => {
-                    deploy.cursor.retry_at_ms = Some(due_ms);
-                    deploy.cursor.retries += 1;
-                    true
+            let late = match &mut work.undo {
+                Some(undo) if undo.relock.failed => {
+                    undo.relock.retry_at_ms = Some(due_ms);
+                    return;
                 }
-                _ => false,
+                undo => undo.as_ref().is_some_and(|undo| undo.late && !undo.ended),
+            };
+            let in_undo = current_deploy(work).filter(|deploy| match &deploy.undo {
+                Some(undo) => undo.ended.is_none(),
+                // The look before it.
+                None => late && deploy.cursor.failed.is_some(),
             });
-            if in_undo {
+            if let Some(deploy) = in_undo {
+                deploy.cursor.retry_at_ms = Some(due_ms);
+                deploy.cursor.retries += 1;
                 return;
             }
             match work
@@ -96,6 +102,12 @@ pub(super) fn fired(state: &mut State, plan: &Plan, timer: &TimerId) {
             }
         }
         TimerPurpose::Retry => {
+            if let Some(undo) = &mut work.undo
+                && undo.relock.retry_at_ms.take().is_some()
+            {
+                undo.relock.failed = false;
+                return;
+            }
             if let Some(deploy) = current_deploy(work)
                 && deploy.cursor.retry_at_ms.take().is_some()
             {

@@ -11,12 +11,13 @@ use cdpipe_model::expr::{Expr, Op, Subject};
 use cdpipe_model::plan::{
     Approval, Gate, Hook, HookEvent, NodeKind, Retry, Rule, RuleAction, StepKind, Watch,
 };
-
-use cdpipe_model::record::{Record, Signal};
+use cdpipe_model::record::{Record, RunHeader, Signal};
+use cdpipe_model::release::ReleaseSpec;
 use cdpipe_model::strategy::{Canary, CanaryStep, Hold, Order, Sticky, Strategy};
 use cdpipe_model::{Fault, NodeId, Outcome, Value};
 use plans::{deploy, header, node, one_deploy, run, stage, step, strategies};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use world::{Driver, World, prepared, spec_of};
 
 #[test]
@@ -439,24 +440,71 @@ fn a_gate_waits_for_its_people() {
     assert!(driver.world.commands.is_empty());
 }
 
+/// A stage that migrates and deploys, a later one that fails, and a hook that takes the first one back.
+fn taken_back_later(strategy: &Strategy) -> (Arc<RunHeader>, World, ReleaseSpec) {
+    let deploy = step(StepKind::Deploy(Box::new(deploy("v2", 2, strategy.clone()))));
+    let undo = step(StepKind::Undo { steps: vec![run("undo migration")] });
+    let first = stage(vec![run("migrate"), undo, deploy], Vec::new());
+    let nodes = vec![node(0, &[], first), node(1, &[0], stage(vec![run("e2e")], Vec::new()))];
+    let hook = Hook {
+        events: vec![HookEvent::Failure],
+        steps: vec![step(StepKind::Rollback { stage: NodeId(0), more: Vec::new() }), run("tell")],
+    };
+    let header = header(nodes, vec![hook]);
+    let (stable, _) = spec_of(&header, &World::default());
+    let mut world = World::with_stable(&stable, 2);
+    world.closing_allowed = true;
+    world.failing_command = Some("e2e".into());
+    (header, world, stable)
+}
+
+#[test]
+fn whatever_action_fails_once_when_a_finished_stage_is_taken_back_it_gets_there() {
+    for strategy in strategies() {
+        let (header, world, stable) = taken_back_later(&strategy);
+        let mut clean = Driver::new(&header, world.clone());
+        let mut undone_from = 0;
+        let outcome = clean.run(&mut |at, action, _| {
+            if let ActionKind::Run(run) = &action.kind
+                && run.script.contains("e2e")
+            {
+                undone_from = at + 1;
+            }
+            None
+        });
+        assert_eq!(outcome, Outcome::Failed, "{strategy:?}");
+        assert!(undone_from > 0 && undone_from < clean.actions, "{strategy:?}");
+        let mut kinds = BTreeSet::new();
+        for failing in undone_from..=clean.actions {
+            let mut failed = String::new();
+            let mut driver = Driver::new(&header, world.clone());
+            let outcome = driver.run(&mut |at, action, _| match action.kind {
+                // A command of the user's fails for good.
+                ActionKind::Run(_) => None,
+                _ => (at == failing).then(|| {
+                    let kind = format!("{:?}", action.kind);
+                    failed = kind.split(' ').next().unwrap_or_default().to_owned();
+                    ActionResult::Failed(Fault::new("test", "injected for good"))
+                }),
+            });
+            let context = format!("{strategy:?}, action {failing}");
+            assert_eq!(outcome, Outcome::Failed, "{context}");
+            assert_eq!(driver.machine.node_outcome(NodeId(0)), Some(Outcome::RolledBack), "{context}");
+            assert_eq!(driver.world.serving(), vec![(stable.id(), 10_000, 2)], "{context}");
+            // A lock that can't be given back ends with its lease.
+            assert!(!driver.world.locked || failed == "Unlock", "{context}");
+            kinds.insert(failed);
+        }
+        for kind in ["Lock", "Observe", "Route", "Unlock"] {
+            assert!(kinds.contains(kind), "{kind} of {strategy:?} was not made to fail: {kinds:?}");
+        }
+    }
+}
+
 #[test]
 fn a_later_failure_takes_a_finished_stage_back() {
     for strategy in strategies() {
-        let deploy = step(StepKind::Deploy(Box::new(deploy("v2", 2, strategy.clone()))));
-        let undo = step(StepKind::Undo { steps: vec![run("undo migration")] });
-        let nodes = vec![
-            node(0, &[], stage(vec![run("migrate"), undo, deploy], Vec::new())),
-            node(1, &[0], stage(vec![run("e2e")], Vec::new())),
-        ];
-        let hook = Hook {
-            events: vec![HookEvent::Failure],
-            steps: vec![step(StepKind::Rollback { stage: NodeId(0), more: Vec::new() }), run("tell")],
-        };
-        let header = header(nodes, vec![hook]);
-        let (stable, _) = spec_of(&header, &World::default());
-        let mut world = World::with_stable(&stable, 2);
-        world.closing_allowed = true;
-        world.failing_command = Some("e2e".into());
+        let (header, world, stable) = taken_back_later(&strategy);
         let mut driver = Driver::new(&header, world);
         assert_eq!(driver.run(&mut |_, _, _| None), Outcome::Failed, "{strategy:?}");
         assert_eq!(driver.world.serving(), vec![(stable.id(), 10_000, 2)], "{strategy:?}");
