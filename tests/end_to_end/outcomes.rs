@@ -218,6 +218,79 @@ fn a_full_disk_under_the_journal_stops_the_run_and_loses_nothing() {
     assert_eq!(std::fs::read_to_string(place.work().join("done")).unwrap(), "one\ntwo\n");
 }
 
+/// A disk whose writes fail although it has room: it is in a file, and nothing is left below that.
+struct FailingDisk {
+    below: SmallDisk,
+    mount: std::path::PathBuf,
+}
+
+impl FailingDisk {
+    fn at(mount: std::path::PathBuf, below: std::path::PathBuf) -> Option<Self> {
+        let below = SmallDisk::at(below, "24m")?;
+        let image = below.0.join("image");
+        std::fs::File::create(&image).and_then(|file| file.set_len(64 << 20)).ok()?;
+        std::fs::create_dir_all(&mount).ok()?;
+        // Without a journal of its own it stays writable after an error.
+        let made = Command::new("mkfs.ext4").args(["-q", "-O", "^has_journal"]).arg(&image).output();
+        let mounted = || Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&mount).output();
+        let done = |output: std::io::Result<std::process::Output>| output.is_ok_and(|it| it.status.success());
+        (done(made) && done(mounted())).then_some(Self { below, mount })
+    }
+
+    fn fails(&self) {
+        assert!(
+            std::fs::write(self.below.0.join("filler"), vec![0; 32 << 20]).is_err(),
+            "there is room left"
+        );
+    }
+
+    fn works(&self) {
+        std::fs::remove_file(self.below.0.join("filler")).unwrap();
+    }
+}
+
+impl Drop for FailingDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.mount).output();
+    }
+}
+
+#[test]
+fn a_disk_that_fails_under_a_live_run_stops_it_before_the_effect_and_loses_nothing() {
+    let place = Place::new().unwrap();
+    let below = place.work().join("below");
+    let Some(disk) = FailingDisk::at(place.state(), below) else {
+        return lab::skip("a_disk_that_fails", "root, mount and mkfs.ext4, for a disk that fails").unwrap();
+    };
+    let pipeline = "environment here {\n  target local {}\n}\n\n\
+                    service napper {\n  command = [\"/bin/sh\", \"-c\", \"echo napping >> $NOTES; exec sleep 600\"]\n  \
+                    version = \"v1\"\n  env { NOTES = \"@NOTES@\" }\n  health command \"true\" { every = 100ms, within = 30s }\n}\n\n\
+                    stage first {\n  run \"echo one >> done\"\n  wait 3s\n}\n\
+                    stage second {\n  needs = [first]\n  deploy napper to here {\n    recreate {}\n  }\n}\n";
+    let notes = place.work().join("notes");
+    place.write("failing.cd", pipeline.replace("@NOTES@", notes.to_str().unwrap())).unwrap();
+    let mut run =
+        place.command(["run", "failing.cd"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(run.stdout.take().unwrap());
+    let mut told = String::new();
+    while !told.contains("wait 3s") {
+        assert_ne!(lines.read_line(&mut told).unwrap(), 0, "it ended without waiting:\n{told}");
+    }
+    disk.fails();
+    lines.read_to_string(&mut told).unwrap();
+    let output = run.wait_with_output().unwrap();
+    let said = told + &String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("disk I/O error") && said.contains("cdpipe resume"), "{said}");
+    assert!(!notes.exists(), "an instance was started whose start is not on the disk:\n{said}");
+
+    disk.works();
+    assert_ended(&place.run(["resume"]).unwrap(), 0, &[]);
+    assert_eq!(std::fs::read_to_string(place.work().join("done")).unwrap(), "one\n");
+    assert_eq!(std::fs::read_to_string(&notes).unwrap(), "napping\n");
+    assert_ended(&place.run(["down", "failing.cd"]).unwrap(), 0, &[]);
+}
+
 #[test]
 fn a_command_that_fills_the_disk_is_not_done_twice_behind_ones_back() {
     let place = Place::new().unwrap();

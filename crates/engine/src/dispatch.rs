@@ -1,12 +1,14 @@
 //! The loop: take what is ready, let the machine decide, make it durable, then act.
 //!
-//! Invariants: nothing is done whose intent is not durable; when the journal refuses, nothing more is done at all; what comes back
+//! Invariants: nothing is done whose intent is not durable; when the journal refuses, or the locks beside it, nothing more is done at all
+//! and no stage is blamed; what comes back
 //! while the run is being interrupted is neither lost nor decided on; one turn of the loop costs no more than what it takes in.
 
 use crate::act::{Context, Start, act, panicked};
 use crate::engine::{Options, RunEnd};
 use crate::journal::{Batch, Journal, Letter, Status};
 use crate::perform::describe;
+use crate::store::is_of_state;
 use crate::wake::CancelFlag;
 use cdpipe_machine::Machine;
 use cdpipe_model::action::{Action, ActionResult};
@@ -160,7 +162,7 @@ impl<D: Decider> Dispatcher<D> {
             let mut last_letter = None;
             match woke {
                 Woke::Interrupted => return self.interrupt().await,
-                Woke::Returned(action, result) => inputs.push(self.returned(action, result)),
+                Woke::Returned(action, result) => inputs.push(self.returned(action, result)?),
                 Woke::LocksLost(nodes) => self.stop_without_lock(&nodes),
                 Woke::TimerDue => timer = None,
                 Woke::Letters(got) => {
@@ -172,7 +174,7 @@ impl<D: Decider> Dispatcher<D> {
                 && let Some(joined) = self.tasks.try_join_next_with_id()
             {
                 if let Woke::Returned(action, result) = self.joined(joined) {
-                    inputs.push(self.returned(action, result));
+                    inputs.push(self.returned(action, result)?);
                 }
             }
             self.turn(inputs, last_letter).await?;
@@ -342,7 +344,14 @@ impl<D: Decider> Dispatcher<D> {
         }
     }
 
-    fn returned(&mut self, action: ActionId, mut result: ActionResult) -> Record {
+    /// # Errors
+    /// The fault of a lock that could not be asked for because the state can't be used: a resume asks again.
+    fn returned(&mut self, action: ActionId, mut result: ActionResult) -> Result<Record, Fault> {
+        if let ActionResult::Failed(fault) = &result
+            && is_of_state(fault)
+        {
+            return Err(fault.clone());
+        }
         if let Some(Running { record, .. }) = self.running.remove(&action)
             && let Record::Intent { action } = &*record
             && result == ActionResult::Cancelled
@@ -352,7 +361,7 @@ impl<D: Decider> Dispatcher<D> {
             // Not the machine asked for it to stop but the loss of the lock.
             result = ActionResult::Failed(fault);
         }
-        Record::Returned { at_ms: self.context.clock.now_ms(), action, result }
+        Ok(Record::Returned { at_ms: self.context.clock.now_ms(), action, result })
     }
 
     /// Takes letters in as inputs. Answers the id of the last one.

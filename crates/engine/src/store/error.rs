@@ -15,6 +15,14 @@ pub enum StoreError {
         /// What the system said.
         detail: String,
     },
+    /// The disk does not write or read any more.
+    #[error("the disk below {} fails: {detail}", path.display())]
+    Failing {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite said.
+        detail: String,
+    },
     /// A database of a newer cdpipe.
     #[error(
         "{} has state of version {found}, written by a newer cdpipe; this one reads up to version {supported}",
@@ -142,6 +150,7 @@ impl StoreError {
         match error.sqlite_error_code() {
             Some(ErrorCode::NotADatabase) => StoreError::NotOurs { path },
             Some(ErrorCode::DatabaseCorrupt) => StoreError::Corrupt { path, detail: error.to_string() },
+            Some(ErrorCode::SystemIoFailure) => StoreError::Failing { path, detail: error.to_string() },
             Some(ErrorCode::DiskFull) => StoreError::Full { path },
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::Busy { path },
             _ => StoreError::Io { path, detail: error.to_string() },
@@ -152,6 +161,7 @@ impl StoreError {
     pub fn kind(&self) -> &'static str {
         match self {
             StoreError::Io { .. } => "state-unusable",
+            StoreError::Failing { .. } => "state-failing",
             StoreError::Newer { .. } => "state-newer",
             StoreError::NotOurs { .. } => "state-not-ours",
             StoreError::Corrupt { .. } => "state-damaged",
@@ -173,6 +183,10 @@ impl StoreError {
         match self {
             StoreError::Io { .. } => {
                 "make the directory writable for you, or set CDPIPE_STATE to one that is, on a local disk"
+            }
+            StoreError::Failing { .. } => {
+                "see what the kernel says of the disk (`dmesg`); when it works again `cdpipe resume` the run: nothing was done after the \
+                 last record"
             }
             StoreError::Newer { .. } | StoreError::NewerJournal { .. } => {
                 "use the newer cdpipe, or set CDPIPE_STATE to another directory"
@@ -212,6 +226,11 @@ impl StoreError {
             fault
         }
     }
+}
+
+/// Whether a fault is one of the state: then it is no matter of the stage that met it.
+pub(crate) fn is_of_state(fault: &Fault) -> bool {
+    fault.kind.starts_with("state-")
 }
 
 impl From<StoreError> for Fault {

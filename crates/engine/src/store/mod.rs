@@ -15,6 +15,7 @@ mod schema;
 mod writer;
 
 pub use error::StoreError;
+pub(crate) use error::is_of_state;
 pub use locks::{NamedLockState, Unlocked};
 pub use process::Process;
 pub use registry::{Owner, RunState, RunSummary};
