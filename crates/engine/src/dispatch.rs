@@ -347,12 +347,13 @@ impl<D: Decider> Dispatcher<D> {
     /// # Errors
     /// The fault of a lock that could not be asked for because the state can't be used: a resume asks again.
     fn returned(&mut self, action: ActionId, mut result: ActionResult) -> Result<Record, Fault> {
+        let running = self.running.remove(&action);
         if let ActionResult::Failed(fault) = &result
             && is_of_state(fault)
         {
             return Err(fault.clone());
         }
-        if let Some(Running { record, .. }) = self.running.remove(&action)
+        if let Some(Running { record, .. }) = running
             && let Record::Intent { action } = &*record
             && result == ActionResult::Cancelled
             && Context::stops_without_lock(&action.kind)
