@@ -15,6 +15,8 @@ use tokio::time::Instant;
 const CRASHES: i32 = 2;
 /// How long what may pass by itself (no node has room) is let pass.
 const MAY_PASS: Duration = Duration::from_secs(5);
+/// Stands for the workload itself among the pods that something stands in the way of; no name of a pod.
+const REFUSED: &str = "";
 /// Lines of a log that explain a fault.
 const LOG_LINES: i64 = 10;
 /// Reasons for which a container that waits will not start whoever waits.
@@ -152,6 +154,16 @@ pub(crate) struct Patience {
 }
 
 impl Patience {
+    /// Why the platform can't make pods, once it has said so for a while: pods on their way out count against a quota too.
+    pub(crate) fn refused(&mut self, refused: Option<String>) -> Option<String> {
+        let Some(why) = refused else {
+            self.since.remove(REFUSED);
+            return None;
+        };
+        let since = *self.since.entry(REFUSED.to_owned()).or_insert_with(Instant::now);
+        (since.elapsed() >= MAY_PASS).then_some(why)
+    }
+
     /// The pod of this release for which waiting is over, if more than `may_fail` are such.
     pub(crate) fn judge(&mut self, pods: &[Pod], release: &ReleaseId, may_fail: u32) -> Option<Hopeless> {
         let mut lost: Vec<Hopeless> = Vec::new();

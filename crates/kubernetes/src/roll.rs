@@ -27,20 +27,21 @@ impl Kubernetes {
         self.apply_secret(&session, spec).await?;
         let name = manifest::rolling_name(&spec.service, spec.platform_name.as_deref());
         let id = spec.id();
-        self.apply(&session, spec, &name, Some(policy), |there| {
-            let Some(there) = there else { return Ok(Some(count)) };
-            let ours = release_of(template(there)).as_ref() == Some(&id);
-            if !ours && seen.is_some_and(|seen| seen != fence(there)) {
-                return Err(Fault::new(
-                    "moved",
-                    format!("someone else has changed the Deployment {name} since it was looked at"),
-                )
-                .help("see who did (`kubectl rollout history`), then run again"));
-            }
-            Ok(Some(count))
-        })
-        .await?;
-        let instances = self.await_rolled(&session, spec, &name, count).await?;
+        let applied = self
+            .apply(&session, spec, &name, Some(policy), |there| {
+                let Some(there) = there else { return Ok(Some(count)) };
+                let ours = release_of(template(there)).as_ref() == Some(&id);
+                if !ours && seen.is_some_and(|seen| seen != fence(there)) {
+                    return Err(Fault::new(
+                        "moved",
+                        format!("someone else has changed the Deployment {name} since it was looked at"),
+                    )
+                    .help("see who did (`kubectl rollout history`), then run again"));
+                }
+                Ok(Some(count))
+            })
+            .await?;
+        let instances = self.await_rolled(&session, spec, &name, count, applied.as_ref().map(fence)).await?;
         Self::end_others(&session, spec, &name).await?;
         Ok(instances)
     }
@@ -63,6 +64,7 @@ impl Kubernetes {
         spec: &ReleaseSpec,
         name: &str,
         count: u32,
+        applied: Option<u64>,
     ) -> Result<Vec<Instance>, Fault> {
         let (api, params, id) = (deployments(session), of_service(&spec.service), spec.id());
         let mut patience = Patience::default();
@@ -73,7 +75,9 @@ impl Kubernetes {
                 Fault::new("moved", format!("the Deployment {name} was deleted while it was rolling"))
             })?;
             stale(&there, session.call)?;
-            if release_of(template(&there)).as_ref() != Some(&id) {
+            if release_of(template(&there)).as_ref() != Some(&id)
+                || applied.is_some_and(|applied| applied != fence(&there))
+            {
                 return Err(Fault::new(
                     "moved",
                     format!("someone else has changed the Deployment {name} while it was rolling"),
@@ -89,7 +93,7 @@ impl Kubernetes {
                 session.call.sink.progress(&progress.text);
                 told = progress.text;
             }
-            if let Some(why) = progress.refused {
+            if let Some(why) = patience.refused(progress.refused) {
                 return Err(Fault::new("not-ready", format!("{} gets no pods: {why}", what(spec)))
                     .help("a quota or an admission rule stands in the way; `kubectl describe replicaset` shows more"));
             }

@@ -77,7 +77,7 @@ impl Kubernetes {
             if let Some(hopeless) = patience.judge(&pods, &id, may_fail) {
                 return Err(pods::not_ready(&session, &self.masker, &what(spec), &hopeless).await);
             }
-            if let Some(why) = self.refused(&session, spec, &id).await? {
+            if let Some(why) = patience.refused(self.refused(&session, spec, &id).await?) {
                 return Err(Fault::new("not-ready", format!("{} gets no pods: {why}", what(spec))).help(
                     "a quota or an admission rule stands in the way; `kubectl describe replicaset` shows more",
                 ));

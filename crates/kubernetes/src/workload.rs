@@ -75,6 +75,7 @@ impl Kubernetes {
     }
 
     /// Applies a Deployment at the version at which `decide` saw it. `decide` answers `None` where nothing is to be done.
+    /// Answers what is there then.
     pub(crate) async fn apply(
         &self,
         session: &Session<'_>,
@@ -82,7 +83,7 @@ impl Kubernetes {
         name: &str,
         policy: Option<&RollPolicy>,
         decide: impl Fn(Option<&Deployment>) -> Result<Option<u32>, Fault>,
-    ) -> Result<(), Fault> {
+    ) -> Result<Option<Deployment>, Fault> {
         let api = deployments(session);
         let mut last = None;
         for _ in 0..TRIES {
@@ -90,7 +91,7 @@ impl Kubernetes {
             if let Some(seen) = &seen {
                 stale(seen, session.call)?;
             }
-            let Some(replicas) = decide(seen.as_ref())? else { return Ok(()) };
+            let Some(replicas) = decide(seen.as_ref())? else { return Ok(seen) };
             let wanted = Wanted {
                 name,
                 replicas,
@@ -105,7 +106,7 @@ impl Kubernetes {
                 .ask(&format!("apply the Deployment {name}"), || api.patch(name, &params, &patch))
                 .await
             {
-                Ok(_) => return Ok(()),
+                Ok(applied) => return Ok(Some(applied)),
                 Err(fault) if fault.kind == "conflict" => last = Some(fault),
                 Err(fault) => return Err(fault),
             }
