@@ -13,6 +13,7 @@ mod journal;
 mod machine;
 mod proxy;
 mod run;
+mod swarm;
 mod table;
 
 use std::path::{Path, PathBuf};
@@ -123,6 +124,7 @@ const BENCHES: &[Bench] = &[
     Bench { name: "journal", run: journal::journal },
     Bench { name: "resume", run: journal::resume },
     Bench { name: "faults", run: faults::faults },
+    Bench { name: "swarm", run: swarm::bench },
 ];
 
 /// `cargo xtask bench`

@@ -161,7 +161,7 @@ impl Part for Engine {
     }
 
     fn used_by(&self) -> &'static [For] {
-        &[For::Test]
+        &[For::Test, For::Bench]
     }
 
     fn needs(&self) -> &'static [&'static str] {

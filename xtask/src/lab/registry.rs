@@ -74,7 +74,7 @@ impl Part for Registry {
     }
 
     fn used_by(&self) -> &'static [For] {
-        &[For::Test]
+        &[For::Test, For::Bench]
     }
 
     fn up(&self, place: &Place) -> Result<Up, Trouble> {
