@@ -75,9 +75,17 @@ impl Deployed {
 /// # Errors
 /// When nobody answers.
 pub fn ask(address: SocketAddr, headers: &str) -> std::io::Result<Answer> {
+    ask_host(address, "shop", headers)
+}
+
+/// The same of another host than `shop`.
+///
+/// # Errors
+/// When nobody answers.
+pub fn ask_host(address: SocketAddr, host: &str, headers: &str) -> std::io::Result<Answer> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    write!(stream, "GET / HTTP/1.1\r\nhost: shop\r\nconnection: close\r\n{headers}\r\n")?;
+    write!(stream, "GET / HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n{headers}\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let header = |name: &str| {

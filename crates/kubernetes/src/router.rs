@@ -73,7 +73,7 @@ fn whole(table: &RouteTable) -> Result<(), Fault> {
 }
 
 /// Addresses that get traffic.
-async fn endpoints(session: &Session<'_>, name: &str) -> Result<BTreeSet<String>, Fault> {
+pub(crate) async fn endpoints(session: &Session<'_>, name: &str) -> Result<BTreeSet<String>, Fault> {
     let slices: Api<EndpointSlice> = Api::namespaced(session.client(), session.namespace());
     let params = ListParams::default().labels(&format!("kubernetes.io/service-name={name}"));
     let slices = session.ask("list EndpointSlices", || slices.list(&params)).await?.items;

@@ -127,8 +127,14 @@ pub const DRIVEN_TARGETS: &[TargetKind] =
     &[TargetKind::Local, TargetKind::Docker, TargetKind::Swarm, TargetKind::Hosts, TargetKind::Kubernetes];
 
 /// Routers that this version carries out.
-pub const DRIVEN_ROUTERS: &[TrafficKind] =
-    &[TrafficKind::Proxy, TrafficKind::Nginx, TrafficKind::Haproxy, TrafficKind::Service];
+pub const DRIVEN_ROUTERS: &[TrafficKind] = &[
+    TrafficKind::Proxy,
+    TrafficKind::Nginx,
+    TrafficKind::Haproxy,
+    TrafficKind::Service,
+    TrafficKind::Istio,
+    TrafficKind::Gateway,
+];
 
 /// What this router can do.
 pub fn router(kind: TrafficKind) -> &'static RouterCapabilities {
@@ -167,6 +173,9 @@ pub fn support(strategy: StrategyKind, target: TargetKind, traffic: Option<Traff
         (StrategyKind::BlueGreen, _, None) => {
             Support::Refused("blue_green needs a router that can switch all users at once")
         }
+        (StrategyKind::Recreate, _, Some(TrafficKind::Istio | TrafficKind::Gateway)) => Support::Approximate(
+            "while neither release runs, the route is as it was before cdpipe changed it",
+        ),
         // Before a Swarm, a router that keeps a list of instances would not hear of tasks that the platform starts by itself: there
         // cdpipe takes the steps, each instance a Swarm service of its own.
         (
@@ -174,9 +183,13 @@ pub fn support(strategy: StrategyKind, target: TargetKind, traffic: Option<Traff
             TargetKind::Swarm,
             Some(TrafficKind::Proxy | TrafficKind::Nginx | TrafficKind::Haproxy),
         ) => Support::Exact,
-        (StrategyKind::Rolling, TargetKind::Kubernetes, Some(TrafficKind::Service)) => Support::Refused(
-            "the selector names one release, and a Deployment that rolls has two: leave `traffic` out and select by the label \
-             `cdpipe.dev/service`",
+        (
+            StrategyKind::Rolling,
+            TargetKind::Kubernetes,
+            Some(TrafficKind::Service | TrafficKind::Istio | TrafficKind::Gateway),
+        ) => Support::Refused(
+            "this router names each release, and a Deployment that rolls has two at a time: leave `traffic` out and have a Service \
+             of yours select the label `cdpipe.dev/service`",
         ),
         (StrategyKind::Rolling, TargetKind::Swarm | TargetKind::Kubernetes, _) => Support::Approximate(
             "the platform rolls by itself; progress is watched and the whole is undone at once",

@@ -13,6 +13,7 @@ mod engine;
 mod hosts;
 mod images;
 mod install;
+mod istio;
 mod kubernetes;
 mod nginx;
 mod prometheus;
@@ -119,6 +120,7 @@ const PARTS: &[&dyn Part] = &[
     &engine::SWARM,
     &hosts::Hosts,
     &kubernetes::Kubernetes,
+    &istio::Istio,
 ];
 
 /// The name for all parts that are binaries only.

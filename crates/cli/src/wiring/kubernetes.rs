@@ -1,10 +1,11 @@
-//! The target `kubernetes` and the router `service`.
+//! The target `kubernetes` and the routers of a cluster.
 
 use super::Site;
-use cdpipe_kubernetes::{Cluster, Kubernetes, ServiceRouter};
+use crate::failure::{self, Failure};
+use cdpipe_kubernetes::{Cluster, Kubernetes, ServiceRouter, WeightedRouter};
 use cdpipe_model::Value;
 use cdpipe_model::ports::{Router, Target};
-use cdpipe_model::service::Environment;
+use cdpipe_model::service::{Environment, TrafficSpec};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -23,6 +24,30 @@ pub(super) fn target(environment: &Environment, site: &Site<'_>) -> Arc<dyn Targ
 pub(super) fn service(environment: &Environment, site: &Site<'_>) -> Arc<dyn Router> {
     trust();
     Arc::new(ServiceRouter::new(cluster(environment, site)))
+}
+
+pub(super) fn gateway(environment: &Environment, site: &Site<'_>) -> Arc<dyn Router> {
+    trust();
+    Arc::new(WeightedRouter::gateway(cluster(environment, site)))
+}
+
+pub(super) fn istio(
+    environment: &Environment,
+    traffic: &TrafficSpec,
+    site: &Site<'_>,
+) -> Result<Arc<dyn Router>, Failure> {
+    if traffic.settings.contains_key("destination_rule") {
+        return Err(Failure::new(
+            &failure::CANNOT_RUN,
+            format!(
+                "environment `{}` names a `destination_rule`, and this version of cdpipe makes no subsets",
+                environment.name
+            ),
+        )
+        .help("leave it out: each release gets a Service of its own, and the VirtualService names those"));
+    }
+    trust();
+    Ok(Arc::new(WeightedRouter::istio(cluster(environment, site))))
 }
 
 /// The library that speaks to API servers looks for the process's own TLS provider.

@@ -10,7 +10,6 @@ use crate::failure::{self, Failure};
 use cdpipe_engine::Ports;
 use cdpipe_host::{HostRunner, HostSecrets, Local, LocalConfig, Masker, Policy, RunnerConfig};
 use cdpipe_integrations::Integrations;
-use cdpipe_model::capability::DRIVEN_ROUTERS;
 use cdpipe_model::plan::{NodeKind, Plan, Step, StepKind};
 use cdpipe_model::ports::{Router, Target};
 use cdpipe_model::service::{Environment, TargetKind, TrafficKind, TrafficSpec};
@@ -125,10 +124,8 @@ fn router(
         // The platform's own names find every ready instance; there is nobody to be told.
         TrafficKind::Replicas => Ok(None),
         TrafficKind::Service => Ok(Some(kubernetes::service(environment, site))),
-        TrafficKind::Istio | TrafficKind::Gateway => {
-            let driven: Vec<&str> = DRIVEN_ROUTERS.iter().map(|kind| kind.as_str()).collect();
-            Err(cannot(&environment.name, "router", traffic.kind.as_str(), &driven))
-        }
+        TrafficKind::Gateway => Ok(Some(kubernetes::gateway(environment, site))),
+        TrafficKind::Istio => kubernetes::istio(environment, traffic, site).map(Some),
     }
 }
 
@@ -141,14 +138,6 @@ fn local(environment: &Environment, site: &Site<'_>) -> Arc<dyn Target> {
         policy: Policy::default(),
     };
     Arc::new(Local::new(config, site.masker.clone()))
-}
-
-fn cannot(environment: &EnvName, what: &str, kind: &str, driven: &[&str]) -> Failure {
-    Failure::new(
-        &failure::CANNOT_RUN,
-        format!("environment `{environment}` has a {what} of kind `{kind}`, which this version of cdpipe cannot drive"),
-    )
-    .help(format!("this version drives {}; `check`, `graph` and `fmt` know all kinds", driven.join(", ")))
 }
 
 /// Where the supervisors of commands keep what became of them.

@@ -87,7 +87,7 @@ fn daemon(place: &Place, name: &'static str) -> Daemon {
     Daemon { dir: place.dir.clone(), name }
 }
 
-fn kubeconfig(place: &Place) -> PathBuf {
+pub(super) fn kubeconfig(place: &Place) -> PathBuf {
     place.dir.join("kubeconfig")
 }
 
@@ -95,6 +95,13 @@ fn kubectl(place: &Place, bin: &Path, args: &[&str]) -> Job {
     Job::new(bin.join("kubectl"), args, ONE_CALL_WITHIN)
         .env("KUBECONFIG", kubeconfig(place))
         .env("KUBECACHEDIR", place.dir.join("kubectl-cache"))
+}
+
+/// What kubectl answers, for parts that stand on this one.
+pub(super) fn call(place: &Place, args: &[&str], within: Duration) -> Result<String, Trouble> {
+    let bin = components()?;
+    let job = Job::new(bin.join("kubectl"), args, within).env("KUBECONFIG", kubeconfig(place));
+    Ok(job.env("KUBECACHEDIR", place.dir.join("kubectl-cache")).must()?.output)
 }
 
 fn answers(port: u16) -> bool {

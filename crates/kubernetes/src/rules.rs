@@ -1,0 +1,293 @@
+//! How shares and matches are written into somebody's HTTPRoute or VirtualService: only backends that name our service change, and only in
+//! the rules that name it. Plain data in, plain data out.
+
+use cdpipe_model::ReleaseId;
+use cdpipe_model::observe::RouteTable;
+use cdpipe_model::strategy::RouteMatch;
+use serde_json::{Value, json};
+
+/// All of the users, in basis points.
+const ALL_BP: u64 = 10_000;
+
+/// Which kind of object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// An HTTPRoute of the Gateway API.
+    HttpRoute,
+    /// A VirtualService of Istio.
+    VirtualService,
+}
+
+/// Whose backends are meant.
+pub(crate) struct Ours<'a> {
+    /// What the user's own rules name.
+    pub(crate) service: &'a str,
+    pub(crate) namespace: &'a str,
+}
+
+impl Ours<'_> {
+    /// The Service of one release.
+    pub(crate) fn of(&self, release: &ReleaseId) -> String {
+        format!("{}-{release}", self.service)
+    }
+}
+
+impl Kind {
+    /// Where its rules are in `spec`.
+    pub(crate) fn rules(self) -> &'static str {
+        match self {
+            Kind::HttpRoute => "rules",
+            Kind::VirtualService => "http",
+        }
+    }
+
+    fn backends(self) -> &'static str {
+        match self {
+            Kind::HttpRoute => "backendRefs",
+            Kind::VirtualService => "route",
+        }
+    }
+
+    fn matches(self) -> &'static str {
+        match self {
+            Kind::HttpRoute => "matches",
+            Kind::VirtualService => "match",
+        }
+    }
+
+    fn is_ours(self, backend: &Value, ours: &Ours<'_>) -> bool {
+        let (name, space) = (ours.service, ours.namespace);
+        match self {
+            Kind::HttpRoute => {
+                backend["name"] == name
+                    && backend["kind"].as_str().is_none_or(|kind| kind == "Service")
+                    && backend["namespace"].as_str().is_none_or(|there| there == space)
+            }
+            Kind::VirtualService => backend["destination"]["host"].as_str().is_some_and(|host| {
+                host == name
+                    || host.strip_prefix(name).is_some_and(|rest| {
+                        rest.strip_prefix('.').is_some_and(|rest| {
+                            rest == space
+                                || rest == format!("{space}.svc")
+                                || rest.starts_with(&format!("{space}.svc."))
+                        })
+                    })
+            }),
+        }
+    }
+
+    /// The same backend, but of one release.
+    fn of_release(self, backend: &Value, ours: &Ours<'_>, release: &ReleaseId, weight: u64) -> Value {
+        let mut backend = backend.clone();
+        match self {
+            Kind::HttpRoute => backend["name"] = json!(ours.of(release)),
+            Kind::VirtualService => {
+                let host = backend["destination"]["host"].as_str().unwrap_or_default();
+                let rest = host.strip_prefix(ours.service).unwrap_or_default();
+                backend["destination"]["host"] = json!(format!("{}{rest}", ours.of(release)));
+            }
+        }
+        backend["weight"] = json!(weight);
+        backend
+    }
+
+    /// This match, and the header or cookie beside it.
+    fn narrowed(self, there: &Value, rule: &RouteMatch) -> Value {
+        let mut there = if there.is_object() { there.clone() } else { json!({}) };
+        let (name, value, exact) = match rule {
+            RouteMatch::Header { name, value } => (name.as_str(), value.clone(), true),
+            RouteMatch::Cookie { name, value } => {
+                let pattern = format!("(^|.*; ?){}={}(;.*|$)", escaped(name), escaped(value));
+                ("cookie", pattern, false)
+            }
+        };
+        match self {
+            Kind::HttpRoute => {
+                let kind = if exact { "Exact" } else { "RegularExpression" };
+                let header = json!({"type": kind, "name": name, "value": value});
+                match there["headers"].as_array_mut() {
+                    Some(headers) => headers.push(header),
+                    None => there["headers"] = json!([header]),
+                }
+            }
+            Kind::VirtualService => {
+                let how = if exact { "exact" } else { "regex" };
+                there["headers"][name] = json!({how: value});
+            }
+        }
+        there
+    }
+}
+
+/// Text as a regular expression of RE2.
+fn escaped(text: &str) -> String {
+    let special = |letter: char| !letter.is_ascii_alphanumeric() && letter != '_' && letter != '-';
+    text.chars().flat_map(|letter| special(letter).then_some('\\').into_iter().chain([letter])).collect()
+}
+
+/// The port that the rules say our service has, if they do.
+pub(crate) fn port(kind: Kind, rules: &[Value], ours: &Ours<'_>) -> Option<u16> {
+    let all = rules.iter().flat_map(|rule| rule[kind.backends()].as_array().into_iter().flatten());
+    let mut mine = all.filter(|backend| kind.is_ours(backend, ours));
+    mine.find_map(|backend| match kind {
+        Kind::HttpRoute => backend["port"].as_u64(),
+        Kind::VirtualService => backend["destination"]["port"]["number"].as_u64(),
+    })
+    .and_then(|port| u16::try_from(port).ok())
+}
+
+/// Whether any rule names our service.
+pub(crate) fn names_us(kind: Kind, rules: &[Value], ours: &Ours<'_>) -> bool {
+    rules.iter().any(|rule| names(kind, rule, ours))
+}
+
+fn names(kind: Kind, rule: &Value, ours: &Ours<'_>) -> bool {
+    rule[kind.backends()].as_array().is_some_and(|all| all.iter().any(|one| kind.is_ours(one, ours)))
+}
+
+/// The user's rules with the table in them.
+pub(crate) fn render(kind: Kind, rules: &[Value], ours: &Ours<'_>, table: &RouteTable) -> Vec<Value> {
+    if table.entries.is_empty() {
+        return rules.to_vec();
+    }
+    let mut made = Vec::new();
+    for rule in rules {
+        if !names(kind, rule, ours) {
+            made.push(rule.clone());
+            continue;
+        }
+        let backends: Vec<Value> = rule[kind.backends()].as_array().cloned().unwrap_or_default();
+        for special in &table.rules {
+            let mut copy = rule.clone();
+            // Names of rules are unique.
+            if let Some(copy) = copy.as_object_mut() {
+                copy.remove("name");
+            }
+            let matches = rule[kind.matches()].as_array().cloned().unwrap_or_else(|| vec![json!({})]);
+            let narrowed: Vec<Value> =
+                matches.iter().map(|one| kind.narrowed(one, &special.matches)).collect();
+            copy[kind.matches()] = json!(narrowed);
+            let mine = backends.iter().find(|backend| kind.is_ours(backend, ours));
+            copy[kind.backends()] = mine
+                .map(|mine| json!([kind.of_release(mine, ours, &special.release, 1)]))
+                .unwrap_or_default();
+            made.push(copy);
+        }
+        let alone = backends.iter().all(|backend| kind.is_ours(backend, ours));
+        let mut shared = Vec::new();
+        for backend in &backends {
+            let weight = backend["weight"].as_u64().unwrap_or(1);
+            if !kind.is_ours(backend, ours) {
+                let mut other = backend.clone();
+                other["weight"] = json!(weight * ALL_BP);
+                shared.push(other);
+                continue;
+            }
+            for entry in table.entries.iter().filter(|entry| entry.weight_bp > 0) {
+                let share = u64::from(entry.weight_bp) * if alone { 1 } else { weight };
+                shared.push(kind.of_release(backend, ours, &entry.release, share));
+            }
+        }
+        let mut rule = rule.clone();
+        rule[kind.backends()] = json!(shared);
+        made.push(rule);
+    }
+    made
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cdpipe_model::observe::{Role, RouteEntry, RouteRule};
+    use cdpipe_model::service::Route;
+    use cdpipe_model::strategy::Sticky;
+
+    const OURS: Ours<'_> = Ours { service: "web", namespace: "shop" };
+
+    fn table(shares: &[(&str, u32)], rules: Vec<RouteRule>) -> RouteTable {
+        let route = Route {
+            service: "web".into(),
+            host: None,
+            path: None,
+            listen: None,
+            object: Some("edge".into()),
+        };
+        let entries = shares.iter().map(|(release, weight_bp)| RouteEntry {
+            release: ReleaseId::from(*release),
+            role: Role::Stable,
+            weight_bp: *weight_bp,
+            members: Vec::new(),
+        });
+        RouteTable { route, entries: entries.collect(), rules, sticky: Sticky::None }
+    }
+
+    fn header() -> RouteRule {
+        let matches = RouteMatch::Header { name: "canary".to_owned(), value: "true".to_owned() };
+        RouteRule { matches, release: ReleaseId::from("new") }
+    }
+
+    #[test]
+    fn an_http_route_keeps_what_is_not_ours() {
+        let other = json!({"matches": [{"path": {"type": "PathPrefix", "value": "/admin"}}], "backendRefs": [{"name": "admin", "port": 80}]});
+        let mine = json!({"name": "shop", "matches": [{"path": {"type": "PathPrefix", "value": "/"}}], "filters": [{"type": "X"}],
+            "backendRefs": [{"name": "web", "port": 80, "kind": "Service"}]});
+        let rules = [other.clone(), mine.clone()];
+        let made =
+            render(Kind::HttpRoute, &rules, &OURS, &table(&[("old", 9000), ("new", 1000)], vec![header()]));
+        assert_eq!(made.len(), 3);
+        assert_eq!(made[0], other);
+        assert_eq!(
+            made[1],
+            json!({"matches": [{"path": {"type": "PathPrefix", "value": "/"},
+                "headers": [{"type": "Exact", "name": "canary", "value": "true"}]}], "filters": [{"type": "X"}],
+                "backendRefs": [{"name": "web-new", "port": 80, "kind": "Service", "weight": 1}]})
+        );
+        assert_eq!(
+            made[2]["backendRefs"],
+            json!([{"name": "web-old", "port": 80, "kind": "Service", "weight": 9000},
+                   {"name": "web-new", "port": 80, "kind": "Service", "weight": 1000}])
+        );
+        assert_eq!(port(Kind::HttpRoute, &rules, &OURS), Some(80));
+        // Closed means as it was.
+        assert_eq!(render(Kind::HttpRoute, &rules, &OURS, &table(&[], Vec::new())), rules);
+        assert!(!names_us(Kind::HttpRoute, &made, &OURS));
+    }
+
+    #[test]
+    fn a_share_among_other_backends_stays_the_same() {
+        let rules = [json!({"backendRefs": [{"name": "web", "weight": 3}, {"name": "legacy"}]})];
+        let made =
+            render(Kind::HttpRoute, &rules, &OURS, &table(&[("old", 5000), ("new", 5000)], Vec::new()));
+        let weights: Vec<u64> = made[0]["backendRefs"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|backend| backend["weight"].as_u64().unwrap())
+            .collect();
+        assert_eq!(weights, [15_000, 15_000, 10_000]);
+    }
+
+    #[test]
+    fn a_virtual_service_is_known_by_any_form_of_its_host() {
+        for host in ["web", "web.shop", "web.shop.svc", "web.shop.svc.cluster.local"] {
+            let rules = [json!({"route": [{"destination": {"host": host, "port": {"number": 80}}}]})];
+            assert!(names_us(Kind::VirtualService, &rules, &OURS), "{host}");
+            let made =
+                render(Kind::VirtualService, &rules, &OURS, &table(&[("new", 10_000)], vec![header()]));
+            assert_eq!(made[0]["match"], json!([{"headers": {"canary": {"exact": "true"}}}]));
+            let expected = host.replacen("web", "web-new", 1);
+            assert_eq!(made[1]["route"][0]["destination"]["host"], json!(expected));
+        }
+        for host in ["web2", "web.other", "web.shopping", "web-new"] {
+            let rules = [json!({"route": [{"destination": {"host": host}}]})];
+            assert!(!names_us(Kind::VirtualService, &rules, &OURS), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_cookie_is_matched_whole() {
+        let rule = RouteMatch::Cookie { name: "beta".to_owned(), value: "a.b".to_owned() };
+        let made = Kind::VirtualService.narrowed(&Value::Null, &rule);
+        assert_eq!(made, json!({"headers": {"cookie": {"regex": "(^|.*; ?)beta=a\\.b(;.*|$)"}}}));
+    }
+}
