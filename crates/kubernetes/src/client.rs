@@ -35,6 +35,8 @@ pub struct Cluster {
 #[derive(Clone)]
 pub(crate) struct Connected {
     pub(crate) client: Client,
+    /// For what may say nothing for long: logs that are followed, commands.
+    patient: Client,
     pub(crate) namespace: String,
     server: String,
 }
@@ -81,8 +83,11 @@ impl Cluster {
         config.write_timeout = Some(ANSWER_LIMIT);
         let namespace = self.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
         let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
+        let mut endless = config.clone();
+        (endless.read_timeout, endless.write_timeout) = (None, None);
         let client = Client::try_from(config).map_err(|error| unusable(&error))?;
-        Ok(Connected { client, namespace, server })
+        let patient = Client::try_from(endless).map_err(|error| unusable(&error))?;
+        Ok(Connected { client, patient, namespace, server })
     }
 }
 
@@ -96,6 +101,10 @@ pub(crate) struct Session<'a> {
 impl Session<'_> {
     pub(crate) fn client(&self) -> Client {
         self.connected.client.clone()
+    }
+
+    pub(crate) fn patient_client(&self) -> Client {
+        self.connected.patient.clone()
     }
 
     pub(crate) fn namespace(&self) -> &str {
@@ -162,6 +171,24 @@ impl Session<'_> {
         }
         tokio::select! {
             () = tokio::time::sleep(pause.min(self.left())) => Ok(()),
+            () = self.call.cancel.cancelled() => Err(cancelled()),
+        }
+    }
+
+    /// Does something that may say nothing for long, once.
+    ///
+    /// # Errors
+    /// `cancelled`, `timed-out`, what `work` says.
+    pub(crate) async fn once<T>(
+        &self,
+        what: &str,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Fault> {
+        tokio::select! {
+            answer = tokio::time::timeout(self.left(), work) => match answer {
+                Ok(answer) => answer.map_err(|error| fault(what, &self.connected.server, &error)),
+                Err(_) => Err(Fault::new("timed-out", format!("there was no time left to {what}"))),
+            },
             () = self.call.cancel.cancelled() => Err(cancelled()),
         }
     }

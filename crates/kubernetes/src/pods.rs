@@ -164,6 +164,14 @@ impl Patience {
         (since.elapsed() >= MAY_PASS).then_some(why)
     }
 
+    /// A pod for which waiting is over, whatever it is of.
+    pub(crate) fn worst(&mut self, pods: &[Pod]) -> Option<Hopeless> {
+        pods.iter().filter_map(hopeless).find(|hopeless| {
+            let since = *self.since.entry(hopeless.pod.clone()).or_insert_with(Instant::now);
+            !hopeless.may_pass || since.elapsed() >= MAY_PASS
+        })
+    }
+
     /// The pod of this release for which waiting is over, if more than `may_fail` are such.
     pub(crate) fn judge(&mut self, pods: &[Pod], release: &ReleaseId, may_fail: u32) -> Option<Hopeless> {
         let mut lost: Vec<Hopeless> = Vec::new();

@@ -3,12 +3,12 @@
 use crate::client::Cluster;
 use crate::found::Found;
 use crate::workload::deployments;
-use crate::{lock, manifest, pods};
+use crate::{exec, lock, manifest, pods};
 use cdpipe_host::Masker;
 use cdpipe_model::action::RunAction;
 use cdpipe_model::observe::{Instance, Observation};
 use cdpipe_model::plan::LockKey;
-use cdpipe_model::ports::{Call, LockOwner, LockState, PortResult, Target};
+use cdpipe_model::ports::{BoxFuture, Call, LockOwner, LockState, PortResult, Probe, Target};
 use cdpipe_model::release::{Artifact, ReleaseSpec};
 use cdpipe_model::strategy::{OldRelease, RollPolicy};
 use cdpipe_model::{Fault, ServiceName, Value};
@@ -116,19 +116,35 @@ impl Target for Kubernetes {
         Box::pin(self.remove_now(call, service))
     }
 
+    fn run_image<'a>(
+        &'a self,
+        call: Call<'a>,
+        run: &'a RunAction,
+    ) -> PortResult<'a, BTreeMap<String, String>> {
+        Box::pin(self.run_job(call, run))
+    }
+
+    fn probe_image<'a>(&'a self, call: Call<'a>) -> BoxFuture<'a, Probe> {
+        Box::pin(async move { self.probe_job(call).await.unwrap_or_else(Probe::Unknown) })
+    }
+
+    fn stop_image<'a>(&'a self, call: Call<'a>) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            // What could not be ended now is found by its label.
+            let _ = self.stop_job(call).await;
+        })
+    }
+
     fn exec<'a>(
         &'a self,
-        _call: Call<'a>,
-        spec: &'a ReleaseSpec,
-        _instance: &'a Instance,
-        _run: &'a RunAction,
+        call: Call<'a>,
+        _spec: &'a ReleaseSpec,
+        instance: &'a Instance,
+        run: &'a RunAction,
     ) -> PortResult<'a, BTreeMap<String, String>> {
         Box::pin(async move {
-            Err(Fault::new(
-                "unsupported",
-                format!("this version runs no commands inside the pods of {}", spec.service),
-            )
-            .help("leave the `exec` step out, or ask over the network with `check`"))
+            let session = self.cluster.session(call).await?;
+            exec::exec(&session, &self.masker, instance.id.as_str(), run).await
         })
     }
 
