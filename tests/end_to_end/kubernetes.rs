@@ -94,13 +94,15 @@ impl Space {
         self.place.run(["run", "pipeline.cd", "--set", &format!("version={version}")]).unwrap()
     }
 
-    /// Every pod that is not on its way out: its image's tag, and whether it is ready.
+    /// Every pod of a service that is not on its way out: its image's tag, and whether it is ready. Pods of commands may stay for a while
+    /// after their end.
     fn pods(&self) -> Vec<String> {
         let text = self.try_kubectl(&["-n", &self.name, "get", "pods", "-o", "json"]).unwrap_or_default();
         let list: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
         let pods = list["items"].as_array().cloned().unwrap_or_default();
         pods.iter()
             .filter(|pod| pod["metadata"]["deletionTimestamp"].is_null())
+            .filter(|pod| pod["metadata"]["labels"]["cdpipe.dev/kind"] != "run")
             .map(|pod| {
                 let image = pod["spec"]["containers"][0]["image"].as_str().unwrap_or_default();
                 let ready = pod["status"]["containerStatuses"][0]["ready"].as_bool().unwrap_or(false);
