@@ -9,6 +9,7 @@ use crate::state::InstanceState;
 use crate::supervise::{AS_UNIT, SUPERVISE, handover_socket};
 use cdpipe_model::Fault;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -32,9 +33,15 @@ pub enum Units {
     Systemd,
 }
 
-/// The unit of an instance: the instance's own id after `cdpipe-`.
+/// The unit of an instance: its id, and where it lies, since two environments may have the same release on one machine.
 fn unit_path(instance: &InstanceState) -> Option<PathBuf> {
-    Some(Path::new(UNIT_FOLDER).join(format!("cdpipe-{}.service", instance.config()?.id)))
+    let folder = std::path::absolute(instance.folder()).ok()?;
+    Some(Path::new(UNIT_FOLDER).join(unit_of(instance.config()?.id.as_str(), &folder)))
+}
+
+fn unit_of(id: &str, folder: &Path) -> String {
+    let place = Sha256::digest(folder.as_os_str().as_encoded_bytes());
+    format!("cdpipe-{id}-{:02x}{:02x}{:02x}.service", place[0], place[1], place[2])
 }
 
 /// Writes the unit, starts it, hands the secrets to it, and answers what the supervisor says.
@@ -148,5 +155,20 @@ async fn systemctl(args: &[&str]) -> Result<(), Fault> {
         Ok(Ok(output)) => Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned())),
         Ok(Err(error)) => Err(failed(error.to_string())),
         Err(_) => Err(failed("it did not end in time".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_release_in_two_environments_has_two_units() {
+        let unit = |folder: &str| unit_of("shop-a3b7f57b4bc2-1", Path::new(folder));
+        assert_ne!(
+            unit("/var/lib/cdpipe/environments/a/shop/1"),
+            unit("/var/lib/cdpipe/environments/b/shop/1")
+        );
+        assert!(unit("/a").starts_with("cdpipe-shop-a3b7f57b4bc2-1-"), "{}", unit("/a"));
     }
 }
