@@ -65,6 +65,10 @@ impl Machines {
         MACHINES.iter().map(|machine| self.shell(machine, &script).parse().unwrap_or(0)).collect()
     }
 
+    fn cut(&self, machine: &str) {
+        self.docker(&["network", "disconnect", "--force", &self.network, machine]);
+    }
+
     fn heal(&self, machine: &str) {
         let last = machine.rsplit('-').next().unwrap().parse::<u32>().unwrap() + 10;
         let address = format!("{}.{last}", self.subnet);
@@ -279,6 +283,49 @@ fn what_is_in_the_way_is_said() {
     );
     assert_ended(&broken, 1, &["exit status 3", "no database"]);
     assert_eq!(shop.shops("v1"), [0, 0, 0]);
+}
+
+/// A machine goes away while a deploy waits for its candidate. The run goes back and names it; back again, the next deploy works.
+fn goes_away(test: &str, away: impl Fn(&Machines), says: &[&str]) {
+    let Some(machines) = Machines::get(test) else { return };
+    let shop = Shop::with(&machines, BLUE_GREEN, "process");
+    assert_ended(&shop.deploy("v1", ""), 0, &[]);
+    let arguments = ["run", FILE, "--set", "version=v2", "--set", "fault=slow-start=3s"];
+    let run = shop
+        .shop
+        .place
+        .command(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    assert!(comes_true(PATIENCE, || machines.shops(&shop.dir, "v2")[0] > 0), "v2 never began");
+    away(&machines);
+    let output = run.wait_with_output().unwrap();
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    machines.heal("web-3");
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    for part in says {
+        assert!(said.contains(part), "{part:?} is missing from\n{said}");
+    }
+    // Users are answered by the old release on the machines that were left, and on the third once it is back.
+    assert_eq!(shop.answers(), (200, "v1".to_owned()));
+    assert_ended(&shop.deploy("v3", ""), 0, &[]);
+    assert_eq!(shop.answers(), (200, "v3".to_owned()));
+    assert_eq!(shop.shops("v2"), [0, 0, 0]);
+    assert_eq!(shop.shops("v1"), [0, 0, 0]);
+}
+
+#[test]
+fn a_machine_that_is_cut_off_is_named_and_the_rest_goes_back() {
+    goes_away("a machine cut off", |machines| machines.cut("web-3"), &["web-3"]);
+}
+
+#[test]
+fn a_machine_that_dies_is_named_and_the_rest_goes_back() {
+    goes_away("a machine that dies", |machines| drop(machines.docker(&["kill", "web-3"])), &["web-3"]);
 }
 
 #[test]

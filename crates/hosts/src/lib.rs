@@ -8,7 +8,7 @@
 //! - `ssh` builds the command line, brings the agent there, and turns what `ssh` says into faults.
 //! - `session` is one connection: calls with deadlines, cancellation, secrets on demand, uploads.
 //! - `protocol` is what goes over it, `agent` its other side.
-//! - `hosts` is the target over all machines; `spread` decides which instance goes where; `outage` what a machine that is away means.
+//! - `hosts` is the target over all machines, with its lease (`lock`) and what is brought there (`artifact`); `spread` decides which instance goes where; `outage` what a machine that is away means.
 //! - `transport` is files and commands of one machine, for routers.
 //!
 //! Deliberately not here: what an instance is and how it is kept (`host`), when something is done (`machine`), SSH's own protocol.
@@ -27,5 +27,5 @@ mod transport;
 
 pub use agent::intercept;
 pub use hosts::{Hosts, HostsConfig};
-pub use ssh::{AgentBytes, HostName, SshConfig, fault_of};
+pub use ssh::{AgentSum, HostName, SshConfig, fault_of};
 pub use transport::HostTransport;

@@ -106,7 +106,12 @@ impl Outages {
             return Err(others(Fault { message, ..fault.clone() }, *machine));
         }
         if let Some((machine, fault)) = news.first() {
-            return Err(others(fault.clone(), *machine));
+            let names: Vec<&str> = news.iter().map(|(machine, _)| names[*machine].as_str()).collect();
+            let fault = others(fault.clone(), *machine);
+            return Err(fault.details([format!(
+                "from here on without {}: what runs there goes on, and goes with the next deploy once it is back",
+                names.join(", ")
+            )]));
         }
         match (there.is_empty(), away.first()) {
             (true, Some((machine, fault))) => Err(others(fault.clone(), *machine)),
@@ -133,7 +138,8 @@ mod tests {
         };
         let fault = ask(away()).unwrap_err();
         assert_eq!((fault.kind.as_str(), fault.transient), ("ssh-unreachable", true));
-        assert_eq!(fault.details, ["web-1: done"]);
+        assert_eq!(fault.details[0], "web-1: done");
+        assert!(fault.details[1].starts_with("from here on without web-2:"), "{fault:?}");
         assert_eq!(ask(away()).unwrap(), [(0, 1)]);
         // It is back, and gone once more.
         assert_eq!(ask(Ok(2)).unwrap(), [(0, 1), (1, 2)]);

@@ -392,32 +392,51 @@ async fn send_agent(
         .help("set `agent` of the target to the path of a cdpipe that is built for that machine"));
     }
     let path = config.agent.clone();
-    let read = async || {
-        let read = tokio::task::spawn_blocking(move || {
-            let bytes = std::fs::read(&path)?;
-            let sum = crate::protocol::to_hex(&Sha256::digest(&bytes));
-            Ok::<_, std::io::Error>((bytes, sum))
-        });
-        match read.await {
-            Ok(Ok(read)) => Ok(read),
-            Ok(Err(error)) => Err(unreadable(&config.agent, &error)),
-            Err(error) => Err(Fault::new("internal", format!("reading the agent ended early: {error}"))),
-        }
+    let sum = async || match tokio::task::spawn_blocking(move || sum_of(&path)).await {
+        Ok(summed) => summed.map_err(|error| unreadable(&config.agent, &error)),
+        Err(error) => Err(Fault::new("internal", format!("reading the agent ended early: {error}"))),
     };
-    let (bytes, sum) = config.sent.get_or_try_init(read).await?;
+    let (bytes, sum) = config.sent.get_or_try_init(sum).await?;
+    let file =
+        tokio::fs::File::open(&config.agent).await.map_err(|error| unreadable(&config.agent, &error))?;
     let sending = async {
-        stdin.write_all(format!("{} {sum}\n", bytes.len()).as_bytes()).await?;
-        stdin.write_all(bytes).await?;
-        stdin.flush().await
+        stdin.write_all(format!("{bytes} {sum}\n").as_bytes()).await?;
+        // Never all of it at once: fifty machines take it at the same time.
+        let mut file = BufReader::with_capacity(CHUNK_LIMIT_BYTES, file.take(*bytes));
+        let sent = tokio::io::copy_buf(&mut file, stdin).await?;
+        stdin.flush().await?;
+        Ok::<_, std::io::Error>(sent)
     };
     // If the other side has ended, what it said is the better message.
     match tokio::time::timeout(AGENT_UPLOAD_WAIT, sending).await {
+        Ok(Ok(sent)) if sent < *bytes => Err(Fault::new(
+            "agent-missing",
+            format!("the agent {} was replaced while it was sent to {host}", config.agent.display()),
+        )
+        .help("run it again")),
         Ok(_) => Ok(()),
         Err(_) => {
             Err(Fault::new("ssh-unreachable", format!("the agent could not be sent to {host} in time"))
                 .transient())
         }
     }
+}
+
+/// The length and the sum of a file, which may be larger than what should be held in memory.
+fn sum_of(path: &Path) -> std::io::Result<(u64, String)> {
+    let mut file = std::fs::File::open(path)?;
+    let mut sum = Sha256::new();
+    let (mut bytes, mut buffer) = (0, vec![0; CHUNK_LIMIT_BYTES]);
+    loop {
+        match file.read(&mut buffer)? {
+            0 => break,
+            count => {
+                sum.update(&buffer[..count]);
+                bytes += count as u64;
+            }
+        }
+    }
+    Ok((bytes, crate::protocol::to_hex(&sum.finalize())))
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> Fault {

@@ -14,10 +14,10 @@ use tokio::sync::OnceCell;
 const CONNECT_TIMEOUT_S: u32 = 6;
 
 /// After so many seconds without a sign of life `ssh` asks for one.
-const ALIVE_INTERVAL_S: u32 = 3;
+const ALIVE_INTERVAL_S: u32 = 2;
 
 /// So many unanswered questions end the connection.
-const ALIVE_COUNT: u32 = 3;
+const ALIVE_COUNT: u32 = 4;
 
 /// What the script says about itself on standard output begins so; a login shell may print other things before.
 pub(crate) const SAYS: &str = "cdpipe-agent ";
@@ -100,12 +100,12 @@ pub struct SshConfig {
     pub listen: IpAddr,
     /// What keeps instances.
     pub units: Units,
-    /// The agent's bytes and their sum, once one machine needed them.
-    pub sent: AgentBytes,
+    /// The sum of the agent, once one machine needed it.
+    pub sent: AgentSum,
 }
 
-/// The agent's bytes and their SHA-256 in hexadecimal digits: read once, also for fifty machines.
-pub type AgentBytes = Arc<OnceCell<(Vec<u8>, String)>>;
+/// The agent's length in bytes and its SHA-256 in hexadecimal digits: summed once, also for fifty machines.
+pub type AgentSum = Arc<OnceCell<(u64, String)>>;
 
 impl SshConfig {
     /// The command that runs this text in the shell of a machine. It never asks anybody anything, and shares no connection.

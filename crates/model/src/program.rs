@@ -108,6 +108,14 @@ pub enum ProgramStep {
         /// How many instances.
         count: u32,
     },
+    /// The way back, where this side should be whole already: start again what was lost meanwhile (a machine that died), have users
+    /// reach exactly what is ready, and check that ready equals wanted.
+    Heal {
+        /// Which side.
+        side: Role,
+        /// How many.
+        count: u32,
+    },
     /// Check that ready equals wanted on this side.
     Settled {
         /// Which side.

@@ -365,6 +365,7 @@ impl Facts {
             | ProgramStep::Approve(_)
             | ProgramStep::WatchOff
             | ProgramStep::Retire { .. }
+            | ProgramStep::Heal { .. }
             | ProgramStep::Settled { .. } => false,
         };
         if tell {

@@ -130,7 +130,7 @@ pub fn step(program: &Program, step: &ProgramStep) -> String {
         ProgramStep::Roll { side: role, count: n } => {
             format!("roll to {} of {}", count(*n, "instance"), side(program, *role))
         }
-        ProgramStep::Settled { side: role, count: n } => {
+        ProgramStep::Heal { side: role, count: n } | ProgramStep::Settled { side: role, count: n } => {
             format!(
                 "check that {} of {} {} ready",
                 n,

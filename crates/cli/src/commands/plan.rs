@@ -268,6 +268,7 @@ fn inverse(program: &Program, step: &ProgramStep) -> Option<String> {
         | ProgramStep::Validate
         | ProgramStep::Promote
         | ProgramStep::WatchOff
+        | ProgramStep::Heal { .. }
         | ProgramStep::Settled { .. } => None,
     }
 }

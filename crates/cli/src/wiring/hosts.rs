@@ -87,7 +87,7 @@ fn ssh(environment: &Environment, site: &Site<'_>) -> Result<SshConfig, Failure>
         agent: path("agent").unwrap_or_else(|| PathBuf::from(site.program)),
         environment: environment.name.clone(),
         listen,
-        sent: cdpipe_hosts::AgentBytes::default(),
+        sent: cdpipe_hosts::AgentSum::default(),
         units: if text(settings, "units") == Some("systemd") { Units::Systemd } else { Units::Process },
     })
 }

@@ -123,6 +123,26 @@ pub(super) fn sequence<'a>(
             None => Vec::new(),
         },
         ProgramStep::Ready { side, count, may_fail } => vec![ready(*side, *count, *may_fail)],
+        ProgramStep::Heal { side, count } => {
+            let Some(release) = release(*side) else { return Vec::new() };
+            let (release, canary_env) = (Box::new(release.clone()), BTreeMap::new());
+            let ensure =
+                ActionKind::Ensure { environment: environment(), release, count: *count, canary_env };
+            let back = Routing::Weighted { candidate_bp: 0, rules: false };
+            // Only what has changed moves the route, and what was moved is seen to be so: the action after it stands where the cursor is.
+            let moved = |at: u32| {
+                let table = table_for(spec, deploy, &back, &[]).filter(|_| routed);
+                let changed = table.clone().filter(|_| deploy.table != table);
+                let mut steps = route(changed, &deploy.table);
+                steps[1] = route(table, &deploy.table).pop().flatten().filter(|_| deploy.cursor.micro == at);
+                steps
+            };
+            let mut steps = vec![act(ensure, START_MS)];
+            steps.extend(moved(2));
+            steps.push(ready(*side, *count, 0));
+            steps.extend(moved(5));
+            steps
+        }
         ProgramStep::Settled { side, count } => vec![ready(*side, *count, 0)],
         ProgramStep::Route(routing) if routed => route(table_for(spec, deploy, routing, &[]), &deploy.table),
         ProgramStep::Route(_) | ProgramStep::WatchOn | ProgramStep::WatchOff | ProgramStep::Promote => {

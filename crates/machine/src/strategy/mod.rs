@@ -203,7 +203,13 @@ pub fn undo(program: &Program, forward: &[ProgramStep], exclusive: bool, routed:
         }
     }
     if !steps.is_empty() {
-        steps.push(ProgramStep::Settled { side: Role::Stable, count });
+        // What was brought back was started a moment ago; what was left alone may have lost a machine.
+        let side = Role::Stable;
+        steps.push(if stable_touched {
+            ProgramStep::Settled { side, count }
+        } else {
+            ProgramStep::Heal { side, count }
+        });
     }
     steps
 }

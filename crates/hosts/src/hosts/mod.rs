@@ -1,29 +1,31 @@
-//! The target over all machines of an environment.
+//! The target over all machines of an environment: who is asked what, and what their answers mean together.
+
+mod artifact;
+mod lock;
 
 use crate::outage::Outages;
 use crate::protocol::{Reply, Request};
 use crate::session::Session;
 use crate::spread;
-use crate::ssh::{HostName, SshConfig, is_away};
-use cdpipe_host::{Local, LocalConfig, Masker, Packed, Policy};
+use crate::ssh::{HostName, SshConfig};
+use cdpipe_host::Packed;
 use cdpipe_model::action::RunAction;
 use cdpipe_model::observe::{Instance, Observation, ObservedRelease};
 use cdpipe_model::plan::LockKey;
 use cdpipe_model::ports::{Call, LockOwner, LockState, PortResult, Target};
-use cdpipe_model::release::{Artifact, ReleaseSpec};
+use cdpipe_model::release::ReleaseSpec;
 use cdpipe_model::strategy::OldRelease;
 use cdpipe_model::{Fault, InstanceId, ServiceName, Value};
 use futures_util::future::join_all;
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 
-/// A call about a lock answers within this, also while one machine is silent.
-const LOCK_ANSWER: Duration = Duration::from_secs(8);
+/// So long before its deadline a call whose connection was lost says so.
+const ANSWER_MARGIN: Duration = Duration::from_millis(1500);
 
 /// What the target needs to know.
 #[derive(Debug, Clone)]
@@ -122,11 +124,16 @@ impl Hosts {
             };
             session.call(call, request, None).await
         };
+        let begun = Instant::now();
         let mut answer = once().await;
         let twice = !matches!(request, Request::Exec { .. });
         if twice && matches!(&answer, Err(fault) if fault.kind == "host-lost") {
             call.sink.progress(&format!("{}: the connection was lost, another try", machine.name.written));
-            answer = once().await;
+            // Whoever waits must hear which machine it is before it has waited for too long.
+            let left = call.deadline.saturating_sub(begun.elapsed() + ANSWER_MARGIN);
+            if let Ok(second) = tokio::time::timeout(left, once()).await {
+                answer = second;
+            }
         }
         self.outages.note(index, &answer);
         answer
@@ -208,84 +215,6 @@ impl Hosts {
             outside.push(self.seen_from_outside(index, instance).await);
         }
         (outside, canaries.iter().map(|id| self.id_outside(index, id)).collect())
-    }
-
-    /// The target `local` of this machine, only for what it knows of artifacts.
-    fn here(&self) -> Local {
-        Local::new(
-            LocalConfig {
-                state: PathBuf::from("/nonexistent"),
-                environment: self.config.ssh.environment.clone(),
-                base: self.config.base.clone(),
-                supervisor: PathBuf::new(),
-                policy: Policy::default(),
-            },
-            Masker::default(),
-        )
-    }
-
-    /// The artifact of a release, as it lies on this machine; `None` if that is not what the release was made from.
-    async fn packed(&self, spec: &ReleaseSpec) -> Result<Option<(PathBuf, Packed)>, Fault> {
-        let Artifact::Command { path: Some(path), digest, .. } = &spec.artifact else { return Ok(None) };
-        let Some(digest) = digest else { return Ok(None) };
-        let mut known = self.packed.lock().await;
-        if let Some(found) = known.get(digest) {
-            return Ok(Some(found.clone()));
-        }
-        let source = self.config.base.join(path);
-        if !source.exists() {
-            return Ok(None);
-        }
-        let looked = source.clone();
-        let packed = match tokio::task::spawn_blocking(move || Packed::of(&looked)).await {
-            Ok(packed) => packed?,
-            Err(error) => {
-                return Err(Fault::new("internal", format!("reading the artifact ended early: {error}")));
-            }
-        };
-        if packed.digest != *digest {
-            return Ok(None);
-        }
-        known.insert(digest.clone(), (source.clone(), packed.clone()));
-        Ok(Some((source, packed)))
-    }
-
-    async fn resolve_all(&self, call: Call<'_>, spec: &ReleaseSpec) -> Result<ReleaseSpec, Fault> {
-        let Artifact::Command { argv, path, digest } = &spec.artifact else {
-            return Err(Fault::new(
-                "artifact-unfit",
-                format!("machines run processes, and {} is not made from a `command`", spec.service),
-            )
-            .help("give the service a `command`, or deploy it to a target that runs containers"));
-        };
-        if digest.is_some() {
-            // A release to go back to: it is kept there, or can be brought there again.
-            let answers = self.ask_all(call, self.everywhere(&Request::Resolve { spec: spec.clone() })).await;
-            return match answers {
-                Ok(_) => Ok(spec.clone()),
-                Err(fault) if fault.kind == "release-gone" && self.packed(spec).await?.is_some() => {
-                    Ok(spec.clone())
-                }
-                Err(fault) => Err(fault),
-            };
-        }
-        if path.is_some() {
-            return self.here().resolve(call, spec).await;
-        }
-        let program = argv.first().map(String::as_str).unwrap_or_default();
-        if program.contains('/') && !Path::new(program).is_absolute() {
-            return Err(Fault::new(
-                "artifact-missing",
-                format!(
-                    "`{program}` of {} is a file of this machine, and nothing brings it to the others",
-                    spec.service
-                ),
-            )
-            .help("name what is copied: `artifact = …`; or give the path of a program that is there"));
-        }
-        // A program of the machines themselves: all of them must have it.
-        self.ask_all(call, self.everywhere(&Request::Resolve { spec: spec.clone() })).await?;
-        Ok(spec.clone())
     }
 
     async fn observe_all(&self, call: Call<'_>, service: &ServiceName) -> Result<Observation, Fault> {
@@ -378,41 +307,6 @@ impl Hosts {
         self.together(answers).await
     }
 
-    /// Brings the artifact to these machines, all at once.
-    async fn upload(&self, call: Call<'_>, spec: &ReleaseSpec, machines: &[usize]) -> Result<(), Fault> {
-        let Some((source, packed)) = self.packed(spec).await? else {
-            let names: Vec<&str> = machines.iter().map(|index| self.names[*index].as_str()).collect();
-            return Err(Fault::new(
-                "release-gone",
-                format!(
-                    "release {} of {} is not kept on {}, and its artifact here is another one by now",
-                    spec.id(),
-                    spec.service,
-                    names.join(", ")
-                ),
-            )
-            .help("build that version again where `artifact` points to, and deploy it"));
-        };
-        call.sink.progress(&format!(
-            "uploading {} bytes to {}",
-            packed.bytes(),
-            machines.iter().map(|index| self.names[*index].as_str()).collect::<Vec<_>>().join(", ")
-        ));
-        let request = Request::Upload { packed: packed.clone() };
-        let uploading = machines.iter().map(async |index| {
-            let result = async {
-                let session = self.session(&self.machines[*index]).await?;
-                session.call(call, &request, Some(Box::new(Files::new(&source, &packed)))).await
-            }
-            .await;
-            self.outages.note(*index, &result);
-            (*index, result)
-        });
-        let answers = join_all(uploading).await;
-        // A machine that was lost in the meantime is told of by what comes next.
-        self.outages.those_there(&self.names, answers).map(|_| ())
-    }
-
     async fn await_all(
         &self,
         call: Call<'_>,
@@ -480,73 +374,6 @@ impl Hosts {
         });
         let answers = self.ask_all(call, requests.collect()).await?;
         self.together(answers).await
-    }
-
-    /// Takes the lease on each machine: on the first by name alone, so that of two runs one gets it, then on the others at once.
-    async fn lock_all(
-        &self,
-        call: Call<'_>,
-        key: &LockKey,
-        owner: &LockOwner,
-        lease: Duration,
-    ) -> Result<u64, Fault> {
-        let call = Call { deadline: call.deadline.min(LOCK_ANSWER), ..call };
-        let lease_ms = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
-        let request = Request::Lock { key: key.clone(), owner: owner.clone(), lease_ms };
-        let mut order: Vec<usize> = (0..self.machines.len()).collect();
-        order.sort_by_key(|index| &self.machines[*index].label);
-        let (first, rest) = order.split_at(order.len().min(1));
-        let ask = async |index: usize| {
-            let answer = tokio::time::timeout(call.deadline, self.ask(index, call, &request)).await;
-            let silent = || {
-                Err(Fault::new("ssh-unreachable", format!("{} does not answer", self.names[index]))
-                    .transient())
-            };
-            (index, answer.unwrap_or_else(|_| silent()))
-        };
-        let mut answers = Vec::new();
-        for index in first {
-            answers.push(ask(*index).await);
-        }
-        if !matches!(&answers[..], [(_, Err(fault))] if !is_away(fault)) {
-            answers.extend(join_all(rest.iter().map(|index| ask(*index))).await);
-        }
-        let mut epochs = Vec::new();
-        let (mut was_ours, mut away, mut refused) = (false, None, None);
-        for (index, answer) in answers {
-            match answer {
-                Ok(Reply::Locked { epoch, was_ours: ours }) => {
-                    was_ours |= ours;
-                    epochs.push((index, epoch));
-                }
-                Ok(_) => return Err(strange()),
-                Err(fault) if is_away(&fault) => away = away.or(Some(fault)),
-                Err(fault) => {
-                    let message = format!("{}: {}", self.names[index], fault.message);
-                    refused = refused.or(Some(Fault { message, ..fault }));
-                }
-            }
-        }
-        // A lock that is held goes on with the machines that are there; a new one needs all of them.
-        let in_the_way = refused.or(away.filter(|_| !was_ours));
-        if let Some(fault) = in_the_way {
-            if !was_ours {
-                let unlock = Request::Unlock { key: key.clone(), owner: owner.clone() };
-                join_all(epochs.iter().map(|(index, _)| self.ask(*index, call, &unlock))).await;
-                self.outages.forget();
-            }
-            return Err(fault);
-        }
-        let newest = epochs.iter().map(|(_, epoch)| *epoch).max().unwrap_or(0);
-        let lower = epochs.iter().filter(|(_, epoch)| *epoch < newest);
-        let raise = Request::RaiseLock { key: key.clone(), owner: owner.clone(), epoch: newest };
-        for raised in join_all(lower.map(|(index, _)| self.ask(*index, call, &raise))).await {
-            raised?;
-        }
-        if epochs.is_empty() {
-            return Err(Fault::new("ssh-unreachable", "none of the machines answers").transient());
-        }
-        Ok(newest)
     }
 }
 
@@ -656,64 +483,10 @@ impl Target for Hosts {
     }
 
     fn unlock<'a>(&'a self, call: Call<'a>, key: &'a LockKey, owner: &'a LockOwner) -> PortResult<'a, ()> {
-        Box::pin(async move {
-            let request = Request::Unlock { key: key.clone(), owner: owner.clone() };
-            let call = Call { deadline: call.deadline.min(LOCK_ANSWER), ..call };
-            let everywhere = self.everywhere(&request);
-            let answers =
-                join_all(everywhere.iter().map(|(index, request)| self.ask(*index, call, request))).await;
-            for answer in answers {
-                match answer {
-                    // Its lease ends by itself.
-                    Err(fault) if is_away(&fault) => {}
-                    other => drop(other?),
-                }
-            }
-            Ok(())
-        })
+        Box::pin(self.unlock_all(call, key, owner))
     }
 
     fn lock_owner<'a>(&'a self, call: Call<'a>, key: &'a LockKey) -> PortResult<'a, Option<LockState>> {
-        Box::pin(async move {
-            let answers =
-                self.ask_all(call, self.everywhere(&Request::LockOwner { key: key.clone() })).await?;
-            Ok(answers.into_iter().find_map(|(_, answer)| match answer {
-                Reply::Owner { owner } => owner,
-                _ => None,
-            }))
-        })
-    }
-}
-
-/// The files of an artifact, one after another.
-struct Files {
-    left: std::vec::IntoIter<(PathBuf, u64)>,
-    file: Option<std::io::Take<File>>,
-}
-
-impl Files {
-    fn new(source: &Path, packed: &Packed) -> Self {
-        let path = |inside: &str| if packed.single { source.to_owned() } else { source.join(inside) };
-        let files: Vec<(PathBuf, u64)> = packed.files().map(|(inside, size)| (path(inside), size)).collect();
-        Self { left: files.into_iter(), file: None }
-    }
-}
-
-impl Read for Files {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        loop {
-            if let Some(file) = &mut self.file {
-                let count = file.read(buffer)?;
-                if count > 0 {
-                    return Ok(count);
-                }
-                self.file = None;
-            }
-            match self.left.next() {
-                // Not more than was said: a file that grows meanwhile must not shift what follows.
-                Some((path, size)) => self.file = Some(File::open(path)?.take(size)),
-                None => return Ok(0),
-            }
-        }
+        Box::pin(self.lock_owner_of(call, key))
     }
 }
