@@ -285,6 +285,76 @@ fn what_is_in_the_way_is_said() {
     assert_eq!(shop.shops("v1"), [0, 0, 0]);
 }
 
+/// Ends with the test.
+struct KeyAgent {
+    process: std::process::Child,
+    socket: String,
+}
+
+impl Drop for KeyAgent {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl KeyAgent {
+    fn with(key: &str, folder: &std::path::Path) -> Self {
+        let socket = folder.join("agent.sock").to_string_lossy().into_owned();
+        let process =
+            Command::new("ssh-agent").args(["-D", "-a", &socket]).stdout(Stdio::null()).spawn().unwrap();
+        let agent = Self { process, socket };
+        let add = || {
+            let added =
+                Command::new("ssh-add").arg(key).env("SSH_AUTH_SOCK", &agent.socket).output().unwrap();
+            added.status.success()
+        };
+        assert!(comes_true(PATIENCE, add), "the key can't be added");
+        agent
+    }
+}
+
+#[test]
+fn sudo_jump_hosts_addresses_and_keys_of_an_agent() {
+    let Some(machines) = Machines::get("ways into hosts") else { return };
+    let mut shop = Shop::with(&machines, BLUE_GREEN, "process");
+    let pipeline = std::fs::read_to_string(shop.shop.place.work().join(FILE)).unwrap();
+    let mut version = 0;
+    let mut with = |shop: &Shop<'_>, settings: &str, code: i32, says: &[&str]| {
+        let from = "units      = process";
+        assert!(pipeline.contains(from));
+        shop.shop.place.write(FILE, pipeline.replace(from, &format!("{from}\n    {settings}"))).unwrap();
+        version += 1;
+        let version = format!("v{version}");
+        assert_ended(&shop.deploy(&version, ""), code, says);
+        if code == 0 {
+            assert_eq!(shop.answers(), (200, version.clone()), "{settings}");
+            assert_eq!(shop.shops(&version), [1, 1, 1], "{settings}");
+        }
+    };
+    let addresses = [11, 12, 13].map(|last| format!("\"{}.{last}\"", machines.subnet)).join(", ");
+    with(&shop, &format!("addresses = [{addresses}]"), 0, &[]);
+    with(&shop, "user = \"deploy\"\n    sudo = true", 0, &[]);
+    with(&shop, "user = \"guest\"\n    sudo = true", 1, &["sudo on web-1 does not let this user in"]);
+    with(&shop, "user = \"guest\"", 1, &["web-1"]);
+    with(&shop, "jump = \"guest@web-2\"", 0, &[]);
+    with(&shop, "jump = \"web-2:1\"", 1, &["can't be reached"]);
+
+    // Without a key in a file: first nobody has one, then an agent has it.
+    let config = std::fs::read_to_string(&machines.ssh_config).unwrap();
+    let config: String =
+        config.lines().filter(|line| !line.contains("Identit")).map(|line| format!("{line}\n")).collect();
+    let path = shop.shop.place.write("ssh_config", config).unwrap();
+    let pipeline = pipeline.replace(&machines.ssh_config, &path.to_string_lossy());
+    shop.shop.place.write(FILE, &pipeline).unwrap();
+    shop.shop.place.set("SSH_AUTH_SOCK", "/nonexistent");
+    assert_ended(&shop.deploy("by-agent", ""), 1, &["lets nobody in with these keys", "ssh-add -l"]);
+    let agent = KeyAgent::with(&machines.ssh_config.replace("ssh_config", "key"), &shop.shop.place.work());
+    shop.shop.place.set("SSH_AUTH_SOCK", agent.socket.clone());
+    assert_ended(&shop.deploy("by-agent", ""), 0, &[]);
+    assert_eq!(shop.answers(), (200, "by-agent".to_owned()));
+}
+
 /// A machine goes away while a deploy waits for its candidate. The run goes back and names it; back again, the next deploy works.
 fn goes_away(test: &str, away: impl Fn(&Machines), says: &[&str]) {
     let Some(machines) = Machines::get(test) else { return };
@@ -328,29 +398,49 @@ fn a_machine_that_dies_is_named_and_the_rest_goes_back() {
     goes_away("a machine that dies", |machines| drop(machines.docker(&["kill", "web-3"])), &["web-3"]);
 }
 
+/// The seeds to try. `cargo xtask soak` tries 1 to 50: `$CDPIPE_KILLED_HOSTS_CASES` is how many.
+fn seeds() -> Vec<u64> {
+    match std::env::var("CDPIPE_KILLED_HOSTS_CASES") {
+        Ok(count) => (1..=count.parse().unwrap()).collect(),
+        Err(_) => vec![4, 19, 33],
+    }
+}
+
+/// When the run of a seed is killed: between its start and a bit after its usual end.
+fn moment(seed: u64) -> Duration {
+    let mixed = (seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) % 2_800;
+    Duration::from_millis(50 + mixed)
+}
+
 #[test]
 fn killed_in_mid_deploy_it_is_gone_on_with_and_nothing_is_there_twice() {
     let Some(machines) = Machines::get("kill -9 on hosts") else { return };
     let shop = Shop::with(&machines, BLUE_GREEN, "process");
     assert_ended(&shop.deploy("v0", ""), 0, &[]);
     let users = shop.visitors();
-    for (n, after_ms) in [250_u64, 700, 1_200].into_iter().enumerate() {
-        let version = format!("v{}", n + 1);
+    for seed in seeds() {
+        let version = format!("v{seed}");
         let set = format!("version={version}");
         let mut run = shop.shop.place.command(["run", FILE, "--set", &set]);
         let mut run = run.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(after_ms));
+        std::thread::sleep(moment(seed));
         // It may have ended by itself just now.
         let _ = run.kill();
         run.wait().unwrap();
         let resumed = shop.shop.place.run(["resume"]).unwrap();
-        if shop.answers().1 != version {
+        let first = shop.answers().1 == version;
+        if !first {
             // Killed before its journal had a word of it: there was nothing to resume.
-            assert_ne!(resumed.code, Some(1), "{resumed:?}");
+            assert_ne!(resumed.code, Some(1), "seed {seed}: {resumed:?}");
             assert_ended(&shop.deploy(&version, ""), 0, &[]);
         }
-        assert_eq!(shop.answers(), (200, version.clone()));
-        assert_eq!(shop.shops(&version), [1, 1, 1], "{version}");
+        println!(
+            "seed {seed}, killed after {:?}: {}",
+            moment(seed),
+            if first { "resumed" } else { "begun anew" }
+        );
+        assert_eq!(shop.answers(), (200, version.clone()), "seed {seed}");
+        assert_eq!(shop.shops(&version), [1, 1, 1], "seed {seed}");
     }
     assert_eq!(shop.shops("v0"), [0, 0, 0]);
     assert_dropped_nothing(users);

@@ -91,6 +91,11 @@ fn the_pipelines_over_machines_run_as_they_stand() {
             assert_eq!(lab.on(machine, units), "2", "one of each environment on {machine}");
         }
     }
-    assert!(lab.cdpipe("down", "hosts-rolling", &[]).contains("3 instances stopped"));
-    assert!(lab.cdpipe("down", "hosts-blue-green", &[]).contains("3 instances stopped"));
+    for name in ["hosts-rolling", "hosts-blue-green"] {
+        let said = lab.cdpipe("down", name, &[]);
+        assert!(said.contains("instances stopped"), "{said}");
+    }
+    for machine in ["web-1", "web-2", "web-3"] {
+        assert_eq!(lab.on(machine, "ls /etc/systemd/system | grep -c '^cdpipe-'"), "0", "on {machine}");
+    }
 }

@@ -16,6 +16,8 @@ const ROUND_WITHIN: Duration = Duration::from_secs(60 * 60);
 const CASES: &str = "1024";
 /// Runs of the binary that are killed at random moments, in the first round.
 const KILLED: &str = "200";
+/// The same with machines over SSH.
+const KILLED_HOSTS: &str = "50";
 
 /// `cargo xtask soak`
 pub(crate) fn command(raw: &[String]) -> Result<(), String> {
@@ -38,8 +40,10 @@ fn rounds(filter: &[String], time: Duration) -> Result<(), String> {
         heading(&format!("round {round}, {} of {}", duration(begin.elapsed()), duration(time)));
         if round == 1 {
             env.insert("CDPIPE_KILLED_CASES".to_owned(), KILLED.to_owned());
+            env.insert("CDPIPE_KILLED_HOSTS_CASES".to_owned(), KILLED_HOSTS.to_owned());
         } else {
             env.remove("CDPIPE_KILLED_CASES");
+            env.remove("CDPIPE_KILLED_HOSTS_CASES");
         }
         let run = test::run(filter, ROUND_WITHIN, &env)?;
         if let Some(trouble) = run.trouble {

@@ -158,7 +158,7 @@ impl SshConfig {
     /// before it becomes the agent; `failed …` if it can't.
     pub(crate) fn script(&self, identity: &str) -> String {
         let script = format!(
-            "umask 077; d=$1; b=$d/bin/cdpipe-$2; \
+            "umask 077; d=$1; b=$d/bin/cdpipe-$2; export SSH_CONNECTION=\"$6\"; \
              say() {{ printf \"{SAYS}%s\\n\" \"$*\"; }}; \
              if [ -x \"$b\" ]; then :; else \
              say need \"$(uname -s)\" \"$(uname -m)\"; read -r size sum || exit 97; \
@@ -177,7 +177,8 @@ impl SshConfig {
         };
         let sudo = if self.sudo { "sudo -n " } else { "" };
         format!(
-            "exec {sudo}sh -c {} cdpipe {} {} {} {} {units}",
+            // What sudo would take away, and the agent tells its address by.
+            "exec {sudo}sh -c {} cdpipe {} {} {} {} {units} \"$SSH_CONNECTION\"",
             quoted(&script),
             quoted(&self.dir),
             quoted(identity),
