@@ -140,7 +140,7 @@ impl Drop for Shop<'_> {
         // Whatever is left, the next test must not meet it.
         for machine in MACHINES {
             let script = format!(
-                "for u in $(cd /etc/systemd/system; ls | grep '^cdpipe-.*service$'); do systemctl stop $u; rm -f /etc/systemd/system/$u \
+                "for u in $(cd /etc/systemd/system; grep -ls {dir} cdpipe-*.service); do systemctl stop $u; rm -f /etc/systemd/system/$u \
                  /etc/systemd/system/*.wants/$u; done; for p in $(grep -lsa '{dir}' /proc/[0-9]*/environ /proc/[0-9]*/cmdline | cut -d/ -f3); do \
                  [ $p = $$ ] || kill -9 $p; done 2>/dev/null; rm -rf {dir}",
                 dir = self.dir

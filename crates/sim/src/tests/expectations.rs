@@ -38,7 +38,7 @@ fn what_happens_instead_is_told() {
         expect ran \"announce\"";
     let found = found(says);
     assert_eq!(found[0], "rolled_back");
-    assert!(found[1].starts_with("rolled_back after 9s: candidate.error_rate > 5%"), "{found:?}");
+    assert!(found[1].starts_with("rolled_back after 9s20ms: candidate.error_rate > 5%"), "{found:?}");
     assert_eq!(found[2], "{ \"v1.0.0\" = 100% }");
     assert!(
         found[3].starts_with("it did not run; what ran is run migrate, deploy shop to here"),
