@@ -35,7 +35,7 @@ impl Lab {
         arguments.extend(more);
         let ended = self.place.run(arguments).unwrap();
         assert_eq!(ended.code, Some(0), "{}{}", ended.stdout, ended.stderr);
-        ended.stdout
+        ended.stdout + &ended.stderr
     }
 
     /// Builds what both deploy, so that the time of a run is its own.
