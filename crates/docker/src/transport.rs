@@ -6,9 +6,7 @@
 use crate::archive::{self, File};
 use crate::client::{Engine, Session};
 use crate::exec::{Command, run};
-use bollard::query_parameters::{
-    DownloadFromContainerOptions, InspectContainerOptions, UploadToContainerOptions,
-};
+use bollard::query_parameters::{DownloadFromContainerOptions, UploadToContainerOptions};
 use bytes::Bytes;
 use cdpipe_host::Masker;
 use cdpipe_model::Fault;
@@ -16,11 +14,20 @@ use cdpipe_model::event::Stream;
 use cdpipe_model::ports::{Call, PortResult};
 use cdpipe_model::transport::{Endpoint, Ran, Transport};
 use futures_util::StreamExt as _;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
 const FILE_LIMIT: usize = 4 << 20;
 const OUTPUT_LIMIT: usize = 1 << 20;
+
+/// Sends standard input to host and port, from inside: a container's loopback is its own, and its addresses may not be reachable from
+/// where cdpipe runs. With what the images of routers have.
+const TALK: &str = r#"if command -v nc >/dev/null; then exec nc -w 5 "$1" "$2"; fi
+if command -v socat >/dev/null; then exec socat -t 5 - "TCP:$1:$2"; fi
+if command -v bash >/dev/null; then exec bash -c 'exec 3<>"/dev/tcp/$1/$2" && cat >&3 && cat <&3' cdpipe "$1" "$2"; fi
+if command -v curl >/dev/null; then exec curl --silent --show-error --max-time 5 "telnet://$1:$2"; fi
+exit 70
+"#;
+/// How [`TALK`] ends where the image has nothing to talk with.
+const NO_TALKER: i32 = 70;
 
 /// A container by its name.
 #[derive(Debug, Clone)]
@@ -137,31 +144,19 @@ impl InContainer {
             }
             Endpoint::Tcp(address) => {
                 let (host, port) = address.rsplit_once(':').unwrap_or((address, "80"));
-                let inspect = session.api.inspect_container(&self.container, None::<InspectContainerOptions>);
-                let found = session.ask("look at a container", inspect).await?;
-                let networks =
-                    found.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
-                // Its own loopback can't be reached from here; what listens on all addresses can.
-                let own = matches!(host, "127.0.0.1" | "localhost" | "0.0.0.0" | "");
-                let ip = networks.values().filter_map(|end| end.ip_address.clone()).find(|ip| !ip.is_empty());
-                let host = if own {
-                    ip.ok_or_else(|| unreachable("it has no address".to_owned()))?
-                } else {
-                    host.to_owned()
-                };
-                let talk = async {
-                    let mut stream = TcpStream::connect(format!("{host}:{port}")).await?;
-                    stream.write_all(request).await?;
-                    let mut answer = Vec::new();
-                    stream.take(FILE_LIMIT as u64).read_to_end(&mut answer).await?;
-                    Ok::<_, std::io::Error>(answer)
-                };
-                let within = session.left();
-                let talk = async { Ok(talk.await) };
-                session
-                    .ask_within("be reached", within, talk)
-                    .await?
-                    .map_err(|error| unreachable(error.to_string()))
+                let argv = ["sh", "-c", TALK, "cdpipe", host, port].map(str::to_owned);
+                let ran = self.ran(session, &argv, request).await?;
+                match ran.status {
+                    0 => Ok(ran.stdout.into_bytes()),
+                    NO_TALKER => Err(Fault::new(
+                        "command-failed",
+                        format!("{} has none of nc, socat, bash and curl, so {address} in it can't be asked", self.place()),
+                    )
+                    .help("use an image that has one of them; those of nginx and haproxy have")),
+                    // What was said before the other side reset the connection counts.
+                    _ if !ran.stdout.is_empty() => Ok(ran.stdout.into_bytes()),
+                    _ => Err(unreachable(ran.stderr.trim().to_owned())),
+                }
             }
         }
     }

@@ -10,7 +10,7 @@ const CHANGE: &str = r#"set -u
 file=$1 expected=$2 check=$3 reload=$4 end=$5
 umask 022
 exec 9>>"$file.lock" || exit 71
-flock -w 15 9 || exit 72
+flock -w 15 9 || { [ $? = 127 ] && exit 127; exit 72; }
 found=absent
 [ ! -e "$file" ] || found=$(sed -n 2p "$file")
 if [ "$found" != "$expected" ]; then exit 73; fi
