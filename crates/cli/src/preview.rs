@@ -153,6 +153,7 @@ fn after(program: &Program, deploy: &Deploy) -> Observation {
             id: InstanceId(format!("{id}-{n}")),
             address: Some(String::new()),
             ready: true,
+            reached_at: None,
             restarts: 0,
         })
         .collect();

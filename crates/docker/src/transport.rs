@@ -150,7 +150,10 @@ impl InContainer {
                     0 => Ok(ran.stdout.into_bytes()),
                     NO_TALKER => Err(Fault::new(
                         "command-failed",
-                        format!("{} has none of nc, socat, bash and curl, so {address} in it can't be asked", self.place()),
+                        format!(
+                            "{} has none of nc, socat, bash and curl, so {address} in it can't be asked",
+                            self.place()
+                        ),
                     )
                     .help("use an image that has one of them; those of nginx and haproxy have")),
                     // What was said before the other side reset the connection counts.

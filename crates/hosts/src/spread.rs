@@ -79,7 +79,8 @@ mod tests {
 
     #[test]
     fn the_list_goes_from_machine_to_machine_with_canaries_last() {
-        let instance = |id: &str| Instance { id: id.into(), address: None, ready: true, restarts: 0 };
+        let instance =
+            |id: &str| Instance { id: id.into(), address: None, ready: true, reached_at: None, restarts: 0 };
         let list = in_order(vec![
             (vec![instance("a1"), instance("a2"), instance("ac")], vec!["ac".into()]),
             (vec![instance("bc"), instance("b1")], vec!["bc".into()]),

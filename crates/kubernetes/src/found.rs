@@ -74,6 +74,7 @@ fn instance(pod: &Pod, port: Option<u16>) -> Option<Instance> {
             false => format!("{ip}:{port}"),
         }),
         ready: is_ready(pod),
+        reached_at: None,
         restarts: u32::try_from(restarts).unwrap_or(0),
     })
 }

@@ -55,7 +55,12 @@ impl Scope<'_> {
         };
         let host = || {
             let instances = deploy.instances(side);
-            instances.iter().find(|instance| instance.ready).or(instances.first())?.address.clone()
+            instances
+                .iter()
+                .find(|instance| instance.ready)
+                .or(instances.first())?
+                .asked_at()
+                .map(str::to_owned)
         };
         Some(Value::Str(match fact {
             DeployFact::Release => spec.id().0,

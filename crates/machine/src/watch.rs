@@ -180,7 +180,7 @@ impl Decide<'_> {
             request.scope.addresses = instances
                 .iter()
                 .filter(|instance| instance.ready)
-                .filter_map(|instance| instance.address.clone())
+                .filter_map(|instance| instance.asked_at().map(str::to_owned))
                 .collect();
         }
         request

@@ -43,12 +43,22 @@ impl ObservedRelease {
 pub struct Instance {
     /// Which.
     pub id: InstanceId,
-    /// `HOST:PORT` it answers on.
+    /// `HOST:PORT` it answers on, as its router knows it.
     pub address: Option<String>,
+    /// `HOST:PORT` where it is reached from here, where that is another: a router on a network of containers knows it by its name there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reached_at: Option<String>,
     /// Whether it may get traffic.
     pub ready: bool,
     /// How often it was restarted.
     pub restarts: u32,
+}
+
+impl Instance {
+    /// `HOST:PORT` for whoever asks it from here: probes and smoke tests.
+    pub fn asked_at(&self) -> Option<&str> {
+        self.reached_at.as_deref().or(self.address.as_deref())
+    }
 }
 
 /// What a router should do for one service, or does.

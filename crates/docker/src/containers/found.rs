@@ -272,6 +272,10 @@ impl Containers {
             Instance {
                 id: InstanceId(found.name.clone()),
                 address: self.address(spec, found),
+                reached_at: match self.config.publish {
+                    Publish::On(_) => None,
+                    Publish::Network => self.asked_at(spec, found),
+                },
                 ready: self.is_ready_now(session, spec, found).await,
                 restarts: found.restarts,
             }

@@ -383,6 +383,7 @@ fn instance(seen: &Seen, nodes: &BTreeMap<String, String>) -> Instance {
         id: InstanceId(name_of(&seen.service).to_owned()),
         address: task.and_then(|task| address_of(task, &seen.service, nodes)),
         ready: task.is_some_and(is_running),
+        reached_at: None,
         restarts: restarts(&seen.tasks),
     }
 }
@@ -406,6 +407,7 @@ fn workload_instances(seen: &Seen, spec: &ReleaseSpec, nodes: &BTreeMap<String, 
             )),
             address: address_of(task, &seen.service, nodes),
             ready: is_running(task),
+            reached_at: None,
             restarts: restarts(&of_slot),
         }
     };

@@ -239,6 +239,7 @@ impl InstanceState {
             address: Some(config.reached(status.port).to_string()),
             id: config.id,
             ready: status.ready,
+            reached_at: None,
             restarts: status.restarts,
         })
     }

@@ -82,6 +82,7 @@ impl World {
                 id: InstanceId(format!("{}{}-{next}", if canary { "canary-" } else { "" }, spec.version)),
                 address: Some(format!("127.0.0.1:{}", 40_000 + next)),
                 ready: false,
+                reached_at: None,
                 restarts: 0,
             });
         }

@@ -309,7 +309,13 @@ impl<'a> Story<'a> {
 
     fn ready(&mut self, version: &str, count: u32) {
         let instances = (0..count)
-            .map(|n| Instance { id: format!("i{n}").into(), address: None, ready: true, restarts: 0 })
+            .map(|n| Instance {
+                id: format!("i{n}").into(),
+                address: None,
+                ready: true,
+                reached_at: None,
+                restarts: 0,
+            })
             .collect();
         let kind = ActionKind::AwaitReady {
             environment: "production".into(),

@@ -91,6 +91,7 @@ impl SimInstance {
             id: self.id.clone(),
             address: Some(self.address.clone()),
             ready: self.is_ready(now_ms),
+            reached_at: None,
             restarts: 0,
         }
     }
