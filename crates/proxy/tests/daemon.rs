@@ -210,6 +210,7 @@ async fn the_engine_drives_it_through_the_router_port() {
         id: format!("old-{}", old.address.port()).as_str().into(),
         address: Some(old.address.to_string()),
         ready: true,
+        reached_at: None,
         restarts: 0,
     }];
     let (old_id, drain) = ("old".into(), Duration::from_millis(300));
