@@ -71,6 +71,9 @@ struct Visitors {
     /// Write a line this often, too, not only at the end
     #[arg(long, value_parser = durations::parse)]
     every: Option<Duration>,
+    /// Let each come over a connection of its own
+    #[arg(long)]
+    new_connections: bool,
     /// Exit with 1 if any visit failed
     #[arg(long)]
     fail_on_error: bool,
@@ -130,6 +133,7 @@ async fn visit(options: Visitors) -> Result<ExitCode, Box<dyn std::error::Error>
         paths: options.paths,
         wait: options.wait,
         every: options.every,
+        new_connections: options.new_connections,
     };
     let tally =
         visits.run(stop, |since, tally| say(&format!("visitors, {} s: {tally}", since.as_secs()))).await?;

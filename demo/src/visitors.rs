@@ -38,6 +38,9 @@ pub struct Visits {
     pub wait: Duration,
     /// How often a line in between is written; none for only the last.
     pub every: Option<Duration>,
+    /// Each comes over a connection of its own, as people who don't know one another do. Otherwise one that is idle is used
+    /// again; a server that closes it at that very moment resets the request (RFC 9112, 9.3.1), and a visitor never tries again.
+    pub new_connections: bool,
 }
 
 /// What became of the visitors so far.
@@ -121,7 +124,11 @@ impl Visits {
     ) -> Result<Tally, VisitError> {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
-        let visitor = Client::builder(TokioExecutor::new()).retry_canceled_requests(false).build(connector);
+        let idle_limit = if self.new_connections { 0 } else { usize::MAX };
+        let visitor = Client::builder(TokioExecutor::new())
+            .retry_canceled_requests(false)
+            .pool_max_idle_per_host(idle_limit)
+            .build(connector);
         let urls = self.urls()?;
         let (Some(first), paths) = (urls.first(), urls.len()) else {
             return Err(VisitError::Url(String::new()));

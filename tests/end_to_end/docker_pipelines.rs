@@ -107,3 +107,18 @@ fn a_canary_behind_nginx_in_a_container_runs_as_it_stands() {
     assert!(said.contains("candidate.response_time > 1.5 * stable.response_time"), "{said}");
     assert!(lab.down().contains("instances stopped"));
 }
+
+#[test]
+fn a_roll_of_a_swarm_runs_as_it_stands() {
+    let Some(lab) = Lab::get("swarm-rolling", "shop", "CDPIPE_LAB_SWARM") else { return };
+    for _ in 0..2 {
+        let said = lab.run(&[], 0);
+        assert!(said.contains("shop in fleet: 1.0 -> 1.1"), "{said}");
+        assert_eq!(said.matches(" Running ").count(), 5, "{said}");
+    }
+    // Two of five are more than 20 %.
+    let said = lab.run(&["version=exits"], 3);
+    assert!(said.contains("the Swarm went back by itself"), "{said}");
+    assert!(lab.down().contains("5 instances stopped"));
+    assert_eq!(lab.docker(&["service", "ls", "--quiet", "--filter", "name=shop"]), "");
+}

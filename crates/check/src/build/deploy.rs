@@ -76,10 +76,13 @@ impl<'b> Checker<'b> {
         if let Some(environment) = environment {
             self.supported(&strategy, environment, named, own, block);
         }
+        let timed = [named_watch, block.child(Id::Watch), named, own];
+        let timed = timed.into_iter().flatten().all(|block| self.times_known(block, &inner));
         let after_ms = watch.as_ref().map_or(0, |watch| watch.after_ms);
         let soak_ms = soak(&strategy).saturating_add(after_ms);
         if let (Strategy::BlueGreen(settings), Some(watch)) = (&strategy, &watch)
             && settings.keep_old_ms < watch.after_ms
+            && timed
         {
             self.report(
                 Diagnostic::new(
@@ -99,6 +102,7 @@ impl<'b> Checker<'b> {
             && watch.every_ms > soak_ms
             && !self.planning()
             && soak_ms > 0
+            && timed
         {
             let span = block.child(Id::Watch).map_or(block.head(), |watch| watch.head());
             let mut diag = Diagnostic::new(
@@ -116,6 +120,7 @@ impl<'b> Checker<'b> {
         }
         if let Some(timeout) = found.ms("timeout")
             && timeout < soak_ms
+            && timed
         {
             self.report(
                 Diagnostic::new(
@@ -163,6 +168,14 @@ impl<'b> Checker<'b> {
     }
 
     /// Parameters that are set here, with the values; `None` if there are none.
+    /// Whether every duration that this block and what stands in it give is known: one that a parameter will bring is not held
+    /// against the others before it is there.
+    fn times_known(&mut self, block: &'b Block<'b>, scope: &Scope<'_>) -> bool {
+        let steps: Vec<_> = block.children(Id::CanaryStep).collect();
+        self.found(block, scope).all_known()
+            && steps.into_iter().all(|step| self.found(step, scope).all_known())
+    }
+
     pub(crate) fn sets(&mut self, block: &'b Block<'b>, scope: &Scope<'_>) -> Option<Sets> {
         let mut sets: Option<Sets> = None;
         for set in block.children(Id::Set) {

@@ -497,7 +497,7 @@ impl<'b> Checker<'b> {
         let scope = &Scope { around: around.as_deref().map_or(scope.around, Around::Of), ..*scope };
         let every_ms = found.ms("every").unwrap_or(30_000);
         let for_ms = found.ms("FOR").unwrap_or(0);
-        if block.arg("FOR").is_some() && found.ms("FOR").is_some() && for_ms < every_ms {
+        if found.ms("FOR").is_some() && for_ms < every_ms && !found.is_open("every") {
             let mut diag = Diagnostic::new(
                 &metric_code::TOO_FEW_SAMPLES,
                 found.span("FOR").unwrap_or(block.head()),

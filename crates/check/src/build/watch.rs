@@ -108,10 +108,12 @@ impl<'b> Checker<'b> {
                 _ => {}
             }
         }
+        let every_open = pick("EVERY").is_some_and(|found| found.is_open("EVERY"));
         let every_ms = pick("EVERY").and_then(|found| found.ms("EVERY")).unwrap_or(30_000);
         let for_ms = pick("FOR").and_then(|found| found.ms("FOR"));
         if let (Some(length), true) = (for_ms, alone)
             && length < every_ms
+            && !every_open
         {
             self.report(
                 Diagnostic::new(

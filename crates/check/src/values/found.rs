@@ -46,6 +46,16 @@ impl Found {
         self.get(name).is_some()
     }
 
+    /// Whether everything that was written has a value now. What is about a value that a parameter will bring says nothing yet.
+    pub(crate) fn all_known(&self) -> bool {
+        self.list.iter().all(|(_, got)| got.value().is_some() || got.word.is_some() || got.name.is_some())
+    }
+
+    /// Whether it was written, with a value that is not known yet (or wrong, which is told elsewhere).
+    pub(crate) fn is_open(&self, name: &str) -> bool {
+        self.has(name) && self.value(name).is_none()
+    }
+
     pub(crate) fn span(&self, name: &str) -> Option<Span> {
         self.get(name).and_then(|got| got.span)
     }

@@ -8,6 +8,7 @@ use super::{Place, READY_AFTER_MS, Release, State, World};
 use crate::given::Given;
 use cdpipe_engine::Clock;
 use cdpipe_model::Fault;
+use cdpipe_model::id::ReleaseId;
 use cdpipe_model::observe::Instance;
 use cdpipe_model::ports::Call;
 use cdpipe_model::release::ReleaseSpec;
@@ -133,9 +134,7 @@ impl State {
         let mut others: u32 = releases.iter().filter(|release| release.id != id).map(size).sum();
         let from = releases.iter().find(|release| release.id != id && release.wanted > 0);
         let from = from.map(|release| release.spec.clone());
-        for release in releases.iter_mut() {
-            release.wanted = if release.id == id { wanted } else { 0 };
-        }
+        want(releases, &id, wanted);
         let mut steps = VecDeque::new();
         let mut at_ms = now_ms;
         let mut missing = wanted.saturating_sub(there);
@@ -187,16 +186,17 @@ impl State {
                 let before = self.reachable(&place, given, at_ms);
                 match step {
                     Step::Start { count, healthy } => self.start(&place, &to, count, healthy, at_ms),
-                    Step::End { count } => self.end_others(&place, &to, count),
+                    Step::End { count } => {
+                        self.end_others(&place, &to, count);
+                        want(self.services.entry(place.clone()).or_default(), &to.id(), wanted);
+                    }
                     Step::Revert => {
                         if let Some(from) = &from {
                             let there = instances_of(self, &place, from, at_ms).len();
                             let there = u32::try_from(there).unwrap_or(u32::MAX);
-                            for release in self.services.entry(place.clone()).or_default() {
-                                release.wanted = if release.id == from.id() { wanted } else { 0 };
-                            }
                             self.start(&place, from, wanted.saturating_sub(there), true, at_ms);
                             self.end_others(&place, from, u32::MAX);
+                            want(self.services.entry(place.clone()).or_default(), &from.id(), wanted);
                         }
                     }
                     Step::Finish(end) => {
@@ -233,5 +233,17 @@ impl State {
             release.instances.drain(..going);
             count -= u32::try_from(going).unwrap_or(count);
         }
+    }
+}
+
+/// What still runs of the others is wanted until the new one has taken its place, as platforms count it in the middle of a roll.
+fn want(releases: &mut [Release], to: &ReleaseId, wanted: u32) {
+    let mut missing = wanted;
+    for release in releases.iter_mut().filter(|release| release.id != *to) {
+        release.wanted = u32::try_from(release.instances.len()).unwrap_or(u32::MAX);
+        missing = missing.saturating_sub(release.wanted);
+    }
+    for release in releases.iter_mut().filter(|release| release.id == *to) {
+        release.wanted = missing;
     }
 }
