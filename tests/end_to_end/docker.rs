@@ -2,6 +2,9 @@
 //! goes away or hangs, and a cdpipe that is killed.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says that something is wrong by panicking")]
 
+#[path = "docker/trouble.rs"]
+mod trouble;
+
 use cdpipe_tests::deployed::{Deployed, comes_true};
 use cdpipe_tests::lab;
 use cdpipe_tests::load::{Kind, Load, Mix, Running};
@@ -253,6 +256,56 @@ fn a_killed_run_resumes_and_does_nothing_twice() {
     }
     assert_ended(&place_down(&shop), 0, &["stopped"]);
     assert!(shop.running().is_empty());
+}
+
+/// The seeds to try. `cargo xtask soak` tries 1 to 50: `$CDPIPE_KILLED_DOCKER_CASES` is how many.
+fn seeds() -> Vec<u64> {
+    match std::env::var("CDPIPE_KILLED_DOCKER_CASES") {
+        Ok(count) => (1..=count.parse().unwrap()).collect(),
+        Err(_) => vec![6, 17, 38],
+    }
+}
+
+/// When the run of a seed is killed: between its start and a bit after its usual end.
+fn moment(seed: u64) -> Duration {
+    let mixed = (seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) % 4_000;
+    Duration::from_millis(50 + mixed)
+}
+
+#[test]
+fn killed_at_any_moment_it_is_gone_on_with_and_users_notice_nothing() {
+    let test = "killed_at_any_moment_it_is_gone_on_with_and_users_notice_nothing";
+    let Some(shop) = Shop::new(test, "rolling { batch = 1, monitor = 200ms }", 3) else { return };
+    assert_ended(&shop.deploy("1.0", ""), 0, &[]);
+    let users = shop.visitors();
+    let mut version = "1.0";
+    for seed in seeds() {
+        version = if version == "1.1" { "1.2" } else { "1.1" };
+        let since = shop.now();
+        let place: &Place = &shop.deployed.place;
+        let mut run = place.command(["run", "shop.cd", "--set", &format!("image={version}")]);
+        let mut run = run.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(moment(seed));
+        // It may have ended by itself just now.
+        let _ = run.kill();
+        run.wait().unwrap();
+        let resumed = place.run(["resume"]).unwrap();
+        let first = shop.answers().1 == version;
+        if !first {
+            // Killed before its journal had a word of it: there was nothing to resume.
+            assert_ne!(resumed.code, Some(1), "seed {seed}: {resumed:?}");
+            assert_ended(&shop.deploy(version, ""), 0, &[]);
+        }
+        let how = if first { "resumed" } else { "begun anew" };
+        println!("seed {seed}, killed after {:?}: {how}", moment(seed));
+        assert_eq!(shop.answers(), (200, version.to_owned()), "seed {seed}");
+        assert!(comes_true(Duration::from_secs(10), || shop.running().len() == 3), "{:?}", shop.running());
+        let started = shop.started(&since);
+        let once: BTreeSet<&String> = started.iter().collect();
+        assert_eq!((once.len(), started.len()), (3, 3), "seed {seed}: {started:?}");
+    }
+    let report = users.stop().unwrap();
+    assert!(report.failures().is_empty(), "{report}");
 }
 
 fn place_down(shop: &Shop) -> Ended {

@@ -3,17 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says that something is wrong by panicking")]
 
 use cdpipe_tests::deployed::{Deployed, comes_true};
+use cdpipe_tests::door::Door;
 use cdpipe_tests::lab;
 use cdpipe_tests::load::{Kind, Load, Mix};
 use cdpipe_tests::processes::Ended;
 use rustix::process::{Pid, Signal, kill_process};
-use std::io::{Read, Write};
-use std::net::Shutdown;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -204,11 +199,21 @@ fn another_writer_in_the_middle_is_told() {
     assert!(comes_true(PATIENCE, || shop.running() == ["1.0"; 3]), "{:?}", shop.running());
 }
 
+/// The seeds to try. `cargo xtask soak` tries 1 to 50: `$CDPIPE_KILLED_SWARM_CASES` is how many.
+fn seeds() -> Vec<u64> {
+    match std::env::var("CDPIPE_KILLED_SWARM_CASES") {
+        Ok(count) => (1..=count.parse().unwrap()).collect(),
+        Err(_) => vec![3, 7, 12],
+    }
+}
+
 #[test]
 fn a_run_that_is_killed_in_the_middle_of_a_roll_goes_on() {
     let Some(shop) = shop("swarm-killed", "rolling { batch = 1, monitor = 500ms }", false) else { return };
     assert_ended(&shop.deploy("1.0"), 0, &[]);
-    for (seed, version, former) in [(3_u64, "1.1", "1.0"), (7, "1.2", "1.1"), (12, "1.0", "1.2")] {
+    let mut former = "1.0";
+    for seed in seeds() {
+        let version = if former == "1.1" { "1.2" } else { "1.1" };
         let mut run = shop.begin(version);
         assert!(comes_true(PATIENCE, || shop.update_state() == "updating"));
         std::thread::sleep(Duration::from_millis(seed * 83 % 900));
@@ -216,70 +221,9 @@ fn a_run_that_is_killed_in_the_middle_of_a_roll_goes_on() {
         run.wait().unwrap();
         let ended = shop.deployed.place.run(["resume"]).unwrap();
         assert_ended(&ended, 0, &[]);
-        assert!(comes_true(PATIENCE, || shop.running() == [version; 3]), "{former}: {:?}", shop.running());
-    }
-}
-
-/// Stands before the engine's socket; while it is away nobody answers there.
-struct Door {
-    path: PathBuf,
-    engine: PathBuf,
-    open: Arc<AtomicBool>,
-}
-
-impl Door {
-    fn new(path: PathBuf, engine: &str) -> Self {
-        let engine = PathBuf::from(engine.strip_prefix("unix://").unwrap());
-        let door = Self { path, engine, open: Arc::new(AtomicBool::new(false)) };
-        door.open();
-        door
-    }
-
-    fn open(&self) {
-        let _ = std::fs::remove_file(&self.path);
-        let listener = UnixListener::bind(&self.path).unwrap();
-        listener.set_nonblocking(true).unwrap();
-        self.open.store(true, Ordering::SeqCst);
-        let (open, engine) = (Arc::clone(&self.open), self.engine.clone());
-        std::thread::spawn(move || {
-            while open.load(Ordering::SeqCst) {
-                match listener.accept() {
-                    Ok((client, _)) => join(client, &engine, &open),
-                    Err(_) => std::thread::sleep(Duration::from_millis(5)),
-                }
-            }
-        });
-    }
-
-    fn close(&self) {
-        self.open.store(false, Ordering::SeqCst);
-        std::fs::remove_file(&self.path).unwrap();
-    }
-}
-
-fn join(client: UnixStream, engine: &Path, open: &Arc<AtomicBool>) {
-    client.set_nonblocking(false).unwrap();
-    let Ok(server) = UnixStream::connect(engine) else { return };
-    for (mut from, mut to) in [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)] {
-        let open = Arc::clone(open);
-        from.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-        std::thread::spawn(move || {
-            let mut bytes = [0; 16 * 1024];
-            while open.load(Ordering::SeqCst) {
-                match from.read(&mut bytes) {
-                    Ok(0) => break,
-                    Ok(count) if to.write_all(&bytes[..count]).is_err() => break,
-                    Ok(_) => {}
-                    Err(error)
-                        if matches!(
-                            error.kind(),
-                            std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
-                        ) => {}
-                    Err(_) => break,
-                }
-            }
-            let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
-        });
+        let all = comes_true(PATIENCE, || shop.running() == [version; 3]);
+        assert!(all, "seed {seed}, from {former}: {:?}", shop.running());
+        former = version;
     }
 }
 
@@ -292,21 +236,20 @@ fn an_engine_that_is_gone_for_a_while_is_waited_for() {
         return;
     };
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("docker.sock");
-    let door = Door::new(path.clone(), &engine);
-    let endpoint = format!("unix://{}", path.display());
-    let shop = shop_at("swarm-away", "rolling { batch = 1, monitor = 500ms }", false, &endpoint, &registry);
+    let mut door = Door::before(&engine, folder.path().join("docker.sock")).unwrap();
+    let strategy = "rolling { batch = 1, monitor = 500ms }";
+    let shop = shop_at("swarm-away", strategy, false, &door.endpoint(), &registry);
     assert_ended(&shop.deploy("1.0"), 0, &[]);
     let run = shop.begin("1.1");
     assert!(comes_true(PATIENCE, || shop.update_state() == "updating"));
-    door.close();
+    door.shut();
     std::thread::sleep(Duration::from_secs(2));
-    door.open();
+    door.open().unwrap();
     let (code, said) = end_of(run);
     assert_eq!(code, Some(0), "{said}");
     assert!(comes_true(PATIENCE, || shop.running() == ["1.1"; 3]), "{:?}", shop.running());
+    // Its `down` goes through the door.
     drop(shop);
-    door.close();
 }
 
 #[test]

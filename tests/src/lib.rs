@@ -10,7 +10,9 @@
 
 pub mod cases;
 pub mod deployed;
+pub mod door;
 pub mod edge;
+pub mod engine;
 pub mod lab;
 pub mod load;
 pub mod moments;

@@ -16,8 +16,12 @@ const ROUND_WITHIN: Duration = Duration::from_secs(60 * 60);
 const CASES: &str = "1024";
 /// Runs of the binary that are killed at random moments, in the first round.
 const KILLED: &str = "200";
-/// The same with machines over SSH.
-const KILLED_HOSTS: &str = "50";
+/// The same on other targets.
+const KILLED_ELSEWHERE: [(&str, &str); 3] = [
+    ("CDPIPE_KILLED_HOSTS_CASES", "50"),
+    ("CDPIPE_KILLED_DOCKER_CASES", "50"),
+    ("CDPIPE_KILLED_SWARM_CASES", "50"),
+];
 
 /// `cargo xtask soak`
 pub(crate) fn command(raw: &[String]) -> Result<(), String> {
@@ -38,12 +42,12 @@ fn rounds(filter: &[String], time: Duration) -> Result<(), String> {
     while begin.elapsed() < time && !sys::interrupted() {
         round += 1;
         heading(&format!("round {round}, {} of {}", duration(begin.elapsed()), duration(time)));
-        if round == 1 {
-            env.insert("CDPIPE_KILLED_CASES".to_owned(), KILLED.to_owned());
-            env.insert("CDPIPE_KILLED_HOSTS_CASES".to_owned(), KILLED_HOSTS.to_owned());
-        } else {
-            env.remove("CDPIPE_KILLED_CASES");
-            env.remove("CDPIPE_KILLED_HOSTS_CASES");
+        for (name, cases) in std::iter::once(("CDPIPE_KILLED_CASES", KILLED)).chain(KILLED_ELSEWHERE) {
+            if round == 1 {
+                env.insert(name.to_owned(), cases.to_owned());
+            } else {
+                env.remove(name);
+            }
         }
         let run = test::run(filter, ROUND_WITHIN, &env)?;
         if let Some(trouble) = run.trouble {

@@ -32,6 +32,9 @@ pub const FIRST_LIMIT: Duration = Duration::from_secs(1);
 /// Between two tries while it is away.
 const AWAY_PAUSE: Duration = Duration::from_millis(200);
 
+/// How long before the deadline of its call an engine that hangs is told, at most; of a shorter call a tenth.
+const WORD_IN_TIME: Duration = Duration::from_millis(500);
+
 /// Beyond every deadline: what bounds a request is the deadline of its call.
 const LIBRARY_TIMEOUT_S: u64 = 24 * 3600;
 
@@ -100,7 +103,9 @@ impl Engine {
         let api = bollard::Docker::connect_with_host(endpoint)
             .map_err(|error| fault("connect", endpoint, &error))?
             .with_timeout(Duration::from_secs(LIBRARY_TIMEOUT_S));
-        Ok(Session { api, call, until: Instant::now() + call.deadline, endpoint: endpoint.clone() })
+        // Who waits for this call gives up at its deadline and could only say that; what is said here names the engine.
+        let within = call.deadline.saturating_sub((call.deadline / 10).min(WORD_IN_TIME));
+        Ok(Session { api, call, until: Instant::now() + within, endpoint: endpoint.clone() })
     }
 
     /// Does what can be done twice, again and again while the engine is away.
@@ -145,7 +150,7 @@ impl Engine {
 }
 
 /// Whether the engine could not be spoken with, or was lost in the middle.
-fn is_away(fault: &Fault) -> bool {
+pub(crate) fn is_away(fault: &Fault) -> bool {
     matches!(fault.kind.as_str(), "engine-unreachable" | "engine-lost")
 }
 
@@ -165,7 +170,7 @@ pub struct Session<'a> {
 }
 
 impl Session<'_> {
-    /// What is left until the call's deadline.
+    /// What is left for answers until shortly before the call's deadline.
     pub fn left(&self) -> Duration {
         self.until.saturating_duration_since(Instant::now())
     }

@@ -1,17 +1,21 @@
 //! A command inside a container that runs: with its input, its output line by line, and its exit status.
 
-use crate::client::Session;
+use crate::client::{Engine, Session, cancelled, is_away};
 use bollard::container::LogOutput;
 use bollard::exec::{StartExecOptions, StartExecResults};
 use bollard::models::ExecConfig;
 use cdpipe_model::Fault;
 use cdpipe_model::event::Stream;
+use cdpipe_model::ports::Call;
 use futures_util::StreamExt as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt as _;
 
 /// After the last output, how long the engine may take to say how a command ended.
 const STATUS_LIMIT: Duration = Duration::from_secs(10);
+
+/// How often one is looked after that is not heard any more.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// What to run.
 pub(crate) struct Command<'a> {
@@ -25,58 +29,156 @@ pub(crate) struct Command<'a> {
 /// Runs it to its end and answers its exit status. Output comes in pieces, as it comes.
 pub(crate) async fn run(
     session: &Session<'_>,
-    command: Command<'_>,
+    command: &Command<'_>,
     mut output: impl FnMut(Stream, &[u8]),
 ) -> Result<i64, Fault> {
+    let id = prepare(session, command).await?;
+    listen(session, &id, command.stdin, &mut output).await?;
+    ended(session, &id).await
+}
+
+/// The same through an engine that may go away for a while. The command goes on meanwhile: what it says then is lost, its exit status
+/// is not, and it is never run twice.
+pub(crate) async fn run_through(
+    engine: &Engine,
+    call: Call<'_>,
+    command: &Command<'_>,
+    mut output: impl FnMut(Stream, &[u8]),
+) -> Result<i64, Fault> {
+    let until = Instant::now() + call.deadline;
+    let left = || Call { deadline: until.saturating_duration_since(Instant::now()), ..call };
+    let id = engine.patiently(left(), |session| async move { prepare(&session, command).await }).await?;
+    let id = id.as_str();
+    loop {
+        let heard = match engine.session(left()).await {
+            Ok(session) => listen(&session, id, command.stdin, &mut output).await,
+            Err(fault) => Err(fault),
+        };
+        match heard {
+            Ok(()) => {
+                return engine.patiently(left(), |session| async move { ended(&session, id).await }).await;
+            }
+            Err(fault) if !is_away(&fault) => return Err(fault),
+            Err(lost) => {
+                let found = engine.patiently(left(), |session| async move { look(&session, id).await }).await;
+                match found {
+                    Ok(State::NotStarted) => {}
+                    Ok(State::Ended(code)) => return Ok(code),
+                    Ok(State::Runs) => {
+                        call.sink
+                            .progress("what the command says is not heard any more; waiting for its end");
+                        return wait(engine, &left, id).await;
+                    }
+                    // An engine that was started again knows nothing of it.
+                    Err(fault) if fault.kind == "not-found" => return Err(lost),
+                    Err(fault) => return Err(fault),
+                }
+            }
+        }
+    }
+}
+
+async fn wait<'a>(engine: &Engine, left: &impl Fn() -> Call<'a>, id: &str) -> Result<i64, Fault> {
+    loop {
+        let call = left();
+        if let State::Ended(code) =
+            engine.patiently(call, |session| async move { look(&session, id).await }).await?
+        {
+            return Ok(code);
+        }
+        if call.deadline.is_zero() {
+            return Err(Fault::new("timed-out", "the command still runs, and the time for it is over"));
+        }
+        tokio::select! {
+            () = call.cancel.cancelled() => return Err(cancelled()),
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+    }
+}
+
+async fn prepare(session: &Session<'_>, command: &Command<'_>) -> Result<String, Fault> {
     let config = ExecConfig {
         attach_stdin: Some(command.stdin.is_some()),
         attach_stdout: Some(true),
         attach_stderr: Some(true),
-        cmd: Some(command.argv),
-        env: Some(command.env),
-        working_dir: command.dir,
+        cmd: Some(command.argv.clone()),
+        env: Some(command.env.clone()),
+        working_dir: command.dir.clone(),
         ..Default::default()
     };
-    let made = session
-        .ask("prepare a command in a container", session.api.create_exec(command.container, config))
-        .await?;
+    let made = session.api.create_exec(command.container, config);
+    Ok(session.ask("prepare a command in a container", made).await?.id)
+}
+
+/// Starts it and hears it out.
+async fn listen(
+    session: &Session<'_>,
+    id: &str,
+    stdin: Option<&[u8]>,
+    output: &mut impl FnMut(Stream, &[u8]),
+) -> Result<(), Fault> {
     let options = StartExecOptions { detach: false, tty: false, output_capacity: Some(64 * 1024) };
-    let started = session
-        .ask("start a command in a container", session.api.start_exec(&made.id, Some(options)))
-        .await?;
-    if let StartExecResults::Attached { output: mut stream, mut input } = started {
-        let feed = async {
-            if let Some(bytes) = command.stdin {
-                // A command that does not read its input has ended; its status says more.
-                let _ = input.write_all(bytes).await;
-            }
-            let _ = input.shutdown().await;
-        };
-        let read = async {
-            loop {
-                let next = async { Ok(stream.next().await) };
-                match session.ask_within("run a command in a container", session.left(), next).await? {
-                    None => return Ok::<(), Fault>(()),
-                    Some(Ok(LogOutput::StdErr { message })) => output(Stream::Stderr, &message),
-                    Some(Ok(other)) => output(Stream::Stdout, &other.into_bytes()),
-                    Some(Err(error)) => return Err(session.fault("run a command in a container", &error)),
+    let started =
+        session.ask("start a command in a container", session.api.start_exec(id, Some(options))).await?;
+    let StartExecResults::Attached { output: mut stream, mut input } = started else { return Ok(()) };
+    let feed = async {
+        if let Some(bytes) = stdin {
+            // A command that does not read its input has ended; its status says more.
+            let _ = input.write_all(bytes).await;
+        }
+        let _ = input.shutdown().await;
+    };
+    let read = async {
+        loop {
+            let next = async { Ok(stream.next().await) };
+            match session.ask_within("run a command in a container", session.left(), next).await? {
+                None => return Ok(()),
+                Some(Ok(said)) => {
+                    let (stream, bytes) = piece(said);
+                    output(stream, &bytes);
                 }
+                Some(Err(error)) => return Err(session.fault("run a command in a container", &error)),
             }
-        };
-        let ((), result) = tokio::join!(feed, read);
-        result?;
-    }
-    let begun = std::time::Instant::now();
+        }
+    };
+    let ((), heard) = tokio::join!(feed, read);
+    heard
+}
+
+/// What the engine says of a command.
+enum State {
+    NotStarted,
+    Runs,
+    Ended(i64),
+}
+
+async fn look(session: &Session<'_>, id: &str) -> Result<State, Fault> {
+    let state = session.ask("say how a command ended", session.api.inspect_exec(id)).await?;
+    Ok(match (state.running, state.exit_code) {
+        (Some(true), _) => State::Runs,
+        (_, Some(code)) => State::Ended(code),
+        (_, None) => State::NotStarted,
+    })
+}
+
+/// The exit status of one that has said its last.
+async fn ended(session: &Session<'_>, id: &str) -> Result<i64, Fault> {
+    let begun = Instant::now();
     loop {
-        let state = session.ask("say how a command ended", session.api.inspect_exec(&made.id)).await?;
-        if let (Some(code), Some(false) | None) = (state.exit_code, state.running) {
+        if let State::Ended(code) = look(session, id).await? {
             return Ok(code);
         }
         if begun.elapsed() > STATUS_LIMIT {
             return Err(Fault::new("engine-answer", "the engine does not say how a command ended"));
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(LOOK_EVERY / 10).await;
     }
+}
+
+/// A piece of output, and where it was written to.
+pub(crate) fn piece(said: LogOutput) -> (Stream, bytes::Bytes) {
+    let stream = if matches!(said, LogOutput::StdErr { .. }) { Stream::Stderr } else { Stream::Stdout };
+    (stream, said.into_bytes())
 }
 
 /// Cuts pieces of output into lines.

@@ -114,7 +114,7 @@ impl InContainer {
             stdin: (!stdin.is_empty()).then_some(stdin),
         };
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-        let status = run(session, command, |stream, bytes| {
+        let status = run(session, &command, |stream, bytes| {
             let kept = if stream == Stream::Stderr { &mut stderr } else { &mut stdout };
             let room = OUTPUT_LIMIT.saturating_sub(kept.len());
             kept.extend_from_slice(&bytes[..bytes.len().min(room)]);

@@ -3,7 +3,7 @@
 use super::Containers;
 use crate::archive;
 use crate::client::Session;
-use crate::exec::{Command, Lines, run};
+use crate::exec::{Command, Lines, run, run_through};
 use bollard::query_parameters::{DownloadFromContainerOptions, LogsOptions};
 use cdpipe_host::read_outputs;
 use cdpipe_model::Fault;
@@ -31,9 +31,11 @@ impl Containers {
         instance: &Instance,
         action: &RunAction,
     ) -> Result<BTreeMap<String, String>, Fault> {
-        let session = self.config.engine.session(call).await?;
+        let engine = &self.config.engine;
         let name = instance.id.as_str();
-        if !self.container(&session, name).await?.is_some_and(|found| found.is_running()) {
+        let found =
+            engine.patiently(call, |session| async move { self.container(&session, name).await }).await?;
+        if !found.is_some_and(|found| found.is_running()) {
             return Err(Fault::new(
                 "instance-missing",
                 format!("instance {name} of {} does not run", spec.service),
@@ -60,7 +62,7 @@ impl Containers {
             stdin: stdin.as_deref().map(str::as_bytes),
         };
         let mut said = Said::new(self, call);
-        let status = run(&session, command, |stream, bytes| said.feed(stream, bytes)).await;
+        let status = run_through(engine, call, &command, |stream, bytes| said.feed(stream, bytes)).await;
         let last = said.finish();
         let status = match status {
             Ok(status) => status,
@@ -70,7 +72,9 @@ impl Containers {
             }
         };
         let result = if status == 0 {
-            let text = self.output_of(&session, name, &output).await?;
+            let file = output.as_str();
+            let read = |session| async move { self.output_of(&session, name, file).await };
+            let text = engine.patiently(call, read).await?;
             read_outputs(&text, &action.outputs, &self.masker, call.sink)
         } else {
             Err(failed(&action.script, status, last))
@@ -83,7 +87,9 @@ impl Containers {
             stdin: None,
         };
         // Files of a few bytes in a container that goes in the end: not worth failing for.
-        let _ = run(&session, clear, |_, _| {}).await;
+        if let Ok(session) = engine.session(call).await {
+            let _ = run(&session, &clear, |_, _| {}).await;
+        }
         result
     }
 
@@ -100,7 +106,7 @@ impl Containers {
             dir: None,
             stdin: None,
         };
-        let _ = run(&session, command, |_, _| {}).await;
+        let _ = run(&session, &command, |_, _| {}).await;
     }
 
     /// What was written to a file in a container; nothing if it is not there.

@@ -2,14 +2,12 @@
 
 use super::At;
 use super::seen::{Seen, is_live, is_workload, name_of};
-use bollard::container::LogOutput;
-use bollard::exec::{CreateExecOptions, StartExecResults};
+use crate::exec::{Command, Lines, piece, run_through};
 use bollard::models::Task;
 use bollard::query_parameters::LogsOptionsBuilder;
 use cdpipe_model::action::RunAction;
-use cdpipe_model::event::Stream;
 use cdpipe_model::observe::Instance;
-use cdpipe_model::ports::expose;
+use cdpipe_model::ports::{Call, expose};
 use cdpipe_model::release::ReleaseSpec;
 use cdpipe_model::{Fault, ServiceName};
 use futures_util::StreamExt;
@@ -101,48 +99,30 @@ impl At<'_> {
         dir: Option<String>,
         told: bool,
     ) -> Result<(i64, Vec<String>), Fault> {
-        let options = CreateExecOptions {
-            attach_stdout: Some(true),
-            attach_stderr: Some(true),
-            env: Some(env),
-            working_dir: dir,
-            cmd: Some(vec!["/bin/sh".to_owned(), "-c".to_owned(), script.to_owned()]),
-            ..CreateExecOptions::default()
+        let command = Command {
+            container,
+            argv: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
+            env,
+            dir,
+            stdin: None,
         };
-        let api = &self.session.api;
-        let exec = self.session.ask("prepare a command", api.create_exec(container, options)).await?.id;
-        let mut last: VecDeque<String> = VecDeque::new();
-        let started = self.session.ask("start a command", api.start_exec(&exec, None)).await?;
-        if let StartExecResults::Attached { mut output, .. } = started {
-            let mut lines = Lines::default();
-            loop {
-                let next = self
-                    .session
-                    .ask_within("run a command", self.session.left(), async { Ok(output.next().await) })
-                    .await?;
-                let Some(chunk) = next else { break };
-                let chunk = chunk.map_err(|error| self.session.fault("run a command", &error))?;
-                for (stream, line) in lines.take(&chunk) {
-                    let line = self.swarm.masker.mask(&line).into_owned();
-                    if told {
-                        self.session.call.sink.output(stream, &line);
-                    }
-                    if last.len() == LAST_LINES {
-                        last.pop_front();
-                    }
-                    last.push_back(line);
-                }
+        let (mut lines, mut last) = (Lines::default(), VecDeque::new());
+        let mut say = |stream, line: &str| {
+            let line = self.swarm.masker.mask(line).into_owned();
+            if told {
+                self.session.call.sink.output(stream, &line);
             }
-            for (stream, line) in lines.rest() {
-                let line = self.swarm.masker.mask(&line).into_owned();
-                if told {
-                    self.session.call.sink.output(stream, &line);
-                }
-                last.push_back(line);
+            if last.len() == LAST_LINES {
+                last.pop_front();
             }
-        }
-        let ended = self.session.ask("inspect a command", api.inspect_exec(&exec)).await?;
-        Ok((ended.exit_code.unwrap_or(-1), last.into()))
+            last.push_back(line);
+        };
+        let call = Call { deadline: self.session.left(), ..self.session.call };
+        let engine = &self.swarm.config.engine;
+        let code =
+            run_through(engine, call, &command, |stream, bytes| lines.feed(stream, bytes, &mut say)).await;
+        lines.finish(&mut say);
+        Ok((code?, last.into()))
     }
 
     pub(super) async fn logs(
@@ -159,50 +139,17 @@ impl At<'_> {
         let options =
             LogsOptionsBuilder::default().stdout(true).stderr(true).tail(&lines.to_string()).build();
         let mut stream = Box::pin(self.session.api.task_logs(task, Some(options)));
-        let mut split = Lines::default();
-        let mut found = Vec::new();
+        let (mut cut, mut found) = (Lines::default(), Vec::new());
         let read = async {
             while let Some(chunk) = stream.next().await {
-                found.extend(split.take(&chunk?).into_iter().map(|(_, line)| line));
+                let (stream, bytes) = piece(chunk?);
+                cut.feed(stream, &bytes, |_, line| found.push(line.to_owned()));
             }
             Ok(())
         };
         self.session.ask_within("read the log of a task", LOG_WITHIN, read).await?;
-        found.extend(split.rest().into_iter().map(|(_, line)| line));
+        cut.finish(|_, line| found.push(line.to_owned()));
         let skip = found.len().saturating_sub(lines);
         Ok(found.iter().skip(skip).map(|line| self.swarm.masker.mask(line).into_owned()).collect())
-    }
-}
-
-/// Chunks of two streams, cut into lines.
-#[derive(Default)]
-struct Lines {
-    out: String,
-    err: String,
-}
-
-impl Lines {
-    fn take(&mut self, chunk: &LogOutput) -> Vec<(Stream, String)> {
-        let (stream, bytes) = match chunk {
-            LogOutput::StdErr { message } => (Stream::Stderr, message),
-            LogOutput::StdOut { message } | LogOutput::Console { message } | LogOutput::StdIn { message } => {
-                (Stream::Stdout, message)
-            }
-        };
-        let rest = if stream == Stream::Stderr { &mut self.err } else { &mut self.out };
-        rest.push_str(&String::from_utf8_lossy(bytes));
-        let mut lines = Vec::new();
-        while let Some(at) = rest.find('\n') {
-            let line: String = rest.drain(..=at).collect();
-            lines.push((stream, line.trim_end_matches(['\n', '\r']).to_owned()));
-        }
-        lines
-    }
-
-    fn rest(self) -> Vec<(Stream, String)> {
-        [(Stream::Stdout, self.out), (Stream::Stderr, self.err)]
-            .into_iter()
-            .filter(|(_, text)| !text.is_empty())
-            .collect()
     }
 }
