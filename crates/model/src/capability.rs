@@ -36,6 +36,8 @@ pub struct RouterCapabilities {
     pub observes_drain: bool,
     /// It counts requests for each release.
     pub counts_requests: bool,
+    /// It can show the candidate alone somewhere else.
+    pub preview: bool,
     /// Targets it can stand before.
     pub targets: &'static [TargetKind],
 }
@@ -51,6 +53,7 @@ pub const ROUTERS: [RouterCapabilities; 7] = [
         sticky_client_address: true,
         observes_drain: true,
         counts_requests: true,
+        preview: true,
         targets: &[TargetKind::Local, TargetKind::Docker, TargetKind::Swarm, TargetKind::Hosts],
     },
     RouterCapabilities {
@@ -62,6 +65,7 @@ pub const ROUTERS: [RouterCapabilities; 7] = [
         sticky_client_address: true,
         observes_drain: false,
         counts_requests: false,
+        preview: true,
         targets: &[TargetKind::Local, TargetKind::Docker, TargetKind::Swarm, TargetKind::Hosts],
     },
     RouterCapabilities {
@@ -74,6 +78,7 @@ pub const ROUTERS: [RouterCapabilities; 7] = [
         sticky_client_address: false,
         observes_drain: true,
         counts_requests: true,
+        preview: false,
         targets: &[TargetKind::Local, TargetKind::Docker, TargetKind::Swarm, TargetKind::Hosts],
     },
     RouterCapabilities {
@@ -85,6 +90,7 @@ pub const ROUTERS: [RouterCapabilities; 7] = [
         sticky_client_address: false,
         observes_drain: false,
         counts_requests: false,
+        preview: false,
         targets: &[TargetKind::Kubernetes],
     },
     RouterCapabilities {
@@ -96,6 +102,7 @@ pub const ROUTERS: [RouterCapabilities; 7] = [
         sticky_client_address: false,
         observes_drain: false,
         counts_requests: false,
+        preview: false,
         targets: &[TargetKind::Kubernetes],
     },
     RouterCapabilities {
@@ -107,6 +114,7 @@ pub const ROUTERS: [RouterCapabilities; 7] = [
         sticky_client_address: false,
         observes_drain: false,
         counts_requests: false,
+        preview: false,
         targets: &[TargetKind::Kubernetes],
     },
     RouterCapabilities {
@@ -118,6 +126,7 @@ pub const ROUTERS: [RouterCapabilities; 7] = [
         sticky_client_address: false,
         observes_drain: false,
         counts_requests: false,
+        preview: false,
         targets: &[TargetKind::Docker, TargetKind::Swarm, TargetKind::Kubernetes, TargetKind::Hosts],
     },
 ];
@@ -196,6 +205,25 @@ pub fn support(strategy: StrategyKind, target: TargetKind, traffic: Option<Traff
         ),
         _ => Support::Exact,
     }
+}
+
+/// Why a canary's instances can't have an `env` of their own on a target, where they can't.
+pub fn canary_env(target: TargetKind) -> Option<&'static str> {
+    match target {
+        TargetKind::Kubernetes => {
+            Some("a release is one Deployment there, and all its pods have one environment")
+        }
+        TargetKind::Local | TargetKind::Docker | TargetKind::Swarm | TargetKind::Hosts => None,
+    }
+}
+
+/// The routers before a target that can do something, as a help names them.
+pub fn routers_that(target: TargetKind, can: impl Fn(&RouterCapabilities) -> bool) -> Vec<TrafficKind> {
+    let driven = ROUTERS.iter().filter(|router| DRIVEN_ROUTERS.contains(&router.kind));
+    driven
+        .filter(|router| router.targets.contains(&target) && can(router))
+        .map(|router| router.kind)
+        .collect()
 }
 
 /// Why this setting of `rolling` means nothing on a target, where it means nothing.

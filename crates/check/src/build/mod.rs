@@ -9,6 +9,7 @@ mod place;
 mod service;
 mod steps;
 mod strategies;
+mod supported;
 mod tests;
 mod watch;
 

@@ -1,13 +1,11 @@
 //! Strategies: settings, steps and routes, and whether target and router can do them.
 
-use super::place::{target_kind, traffic_kind};
 use crate::checker::Checker;
 use crate::codes::{names as name_code, strategies as code};
 use crate::schema::Id;
 use crate::scope::Scope;
 use crate::structure::Block;
 use crate::values::{Found, as_text};
-use cdpipe_model::capability::{self, Support};
 use cdpipe_model::plan::Approval;
 use cdpipe_model::strategy::{
     BlueGreen, Canary, CanaryStep, Count, Hold, OldRelease, Order, Rolling, RouteMatch, Sticky, Strategy,
@@ -309,117 +307,6 @@ impl<'b> Checker<'b> {
             quorum: found.count_u32("quorum").unwrap_or(1),
             expires_ms: found.ms("expires"),
             always: found.bool("always").unwrap_or(false),
-        }
-    }
-
-    /// Whether target and router can do it; says so if not.
-    pub(crate) fn supported(
-        &mut self,
-        strategy: &Strategy,
-        environment: &'b Block<'b>,
-        named: Option<&'b Block<'b>>,
-        own: Option<&'b Block<'b>>,
-        deploy: &'b Block<'b>,
-    ) {
-        let Some(target) = target_kind(environment) else { return };
-        if environment.child(Id::Traffic).is_some() && traffic_kind(environment).is_none() {
-            return;
-        }
-        let traffic = traffic_kind(environment);
-        let place = own.or(named).unwrap_or(deploy);
-        let name = environment.name_text();
-        if let Support::Refused(why) = capability::support(strategy.kind(), target, traffic) {
-            let what = match traffic {
-                Some(kind) => format!("`target {}` behind `traffic {}`", target.as_str(), kind.as_str()),
-                None => format!("`target {}` without a `traffic`", target.as_str()),
-            };
-            self.report(
-                Diagnostic::new(
-                    &code::REFUSED,
-                    place.head(),
-                    format!("`{}` can't be done in `{name}`: {why}", strategy.kind().as_str()),
-                )
-                .also(
-                    environment
-                        .child(Id::Traffic)
-                        .or(environment.child(Id::Target))
-                        .map_or(environment.head(), |block| block.head()),
-                    what,
-                )
-                .help(match (strategy.kind(), traffic) {
-                    (StrategyKind::Canary | StrategyKind::BlueGreen, None) => {
-                        "give the environment a router (`traffic proxy`), or use `rolling`".to_owned()
-                    }
-                    _ => "choose another strategy or another router for this environment".to_owned(),
-                }),
-            );
-            return;
-        }
-        if let Strategy::Rolling(rolling) = strategy {
-            let blocks = || [own, named].into_iter().flatten();
-            for (setting, is_set) in
-                [("pause", rolling.pause_ms > 0), ("max_failures", rolling.max_failures_percent > 0.0)]
-            {
-                if is_set && let Some(why) = capability::rolling_setting(target, setting) {
-                    let span = blocks().find_map(|block| block.setting(setting));
-                    self.report(
-                        Diagnostic::new(
-                            &code::REFUSED,
-                            span.map_or(place.head(), |setting| setting.span),
-                            format!("`{setting}` can't be kept in `{name}`: {why}"),
-                        )
-                        .also(
-                            environment.child(Id::Target).map_or(environment.head(), |block| block.head()),
-                            format!("`target {}` rolls by itself", target.as_str()),
-                        )
-                        .help(format!("leave `{setting}` out")),
-                    );
-                }
-            }
-        }
-        let (Strategy::Canary(canary), Some(kind)) = (strategy, traffic) else { return };
-        let router = capability::router(kind);
-        for rule in &canary.rules {
-            let (fine, what) = match rule {
-                RouteMatch::Header { .. } => (router.header_rules, "header"),
-                RouteMatch::Cookie { .. } => (router.cookie_rules, "cookie"),
-            };
-            if !fine {
-                let span = [own, named]
-                    .into_iter()
-                    .flatten()
-                    .find_map(|block| block.children(Id::CanaryRoute).find(|route| matches!(route.arg("MATCH").map(|expr| &expr.kind), Some(ExprKind::Call(name, _)) if name.text == what)))
-                    .map_or(place.head(), |route| route.head());
-                self.report(
-                    Diagnostic::new(&code::NO_MATCHING, span, format!("`traffic {}` can't route by {what}", kind.as_str()))
-                        .also(environment.child(Id::Traffic).map_or(environment.head(), |block| block.head()), "this router")
-                        .help("leave the rule out, or choose a router that can (`proxy`, `nginx`, `haproxy`, `istio`)"),
-                );
-            }
-        }
-        let sticky = match canary.sticky {
-            Sticky::None => true,
-            Sticky::Cookie => router.sticky_cookie,
-            Sticky::ClientAddress => router.sticky_client_address,
-        };
-        if !sticky {
-            let span = [own, named]
-                .into_iter()
-                .flatten()
-                .find_map(|block| block.setting("sticky"))
-                .map_or(place.head(), |setting| setting.span);
-            self.report(
-                Diagnostic::new(
-                    &code::NO_MATCHING,
-                    span,
-                    format!("`traffic {}` can't keep a user on a release so", kind.as_str()),
-                )
-                .also(
-                    environment.child(Id::Traffic).map_or(environment.head(), |block| block.head()),
-                    "this router",
-                )
-                .help("leave `sticky` out, or choose a router that can (`proxy`, `haproxy`)"),
-            );
         }
     }
 }
