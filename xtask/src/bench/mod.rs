@@ -9,6 +9,7 @@ mod dag;
 mod faults;
 mod figure;
 mod footprint;
+mod hosts;
 mod journal;
 mod machine;
 mod proxy;
@@ -125,6 +126,7 @@ const BENCHES: &[Bench] = &[
     Bench { name: "resume", run: journal::resume },
     Bench { name: "faults", run: faults::faults },
     Bench { name: "swarm", run: swarm::bench },
+    Bench { name: "hosts", run: hosts::bench },
 ];
 
 /// `cargo xtask bench`

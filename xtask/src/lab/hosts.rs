@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use super::{For, Part, Place, Trouble, Up, engine, images, install, locked};
@@ -18,10 +19,10 @@ const ONE_CALL_WITHIN: Duration = Duration::from_secs(60);
 const BUILD_WITHIN: Duration = Duration::from_secs(15 * 60);
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// Counted up whenever what is written into the image changes.
-const EDITION: u32 = 1;
+const EDITION: u32 = 2;
 const NETWORK: &str = "cdpipe-hosts";
 
-const PACKAGES: &str = "systemd,systemd-sysv,dbus,openssh-server,iproute2,curl,ca-certificates,nginx-light,haproxy,sudo,python3-minimal";
+const PACKAGES: &str = "systemd,systemd-sysv,dbus,openssh-server,iproute2,curl,ca-certificates,nginx-light,haproxy,sudo,python3";
 
 const SSHD: &str = "HostKey /lab/host_key\nAuthorizedKeysFile /lab/authorized_keys\nStrictModes no\n\
     PermitRootLogin prohibit-password\nPasswordAuthentication no\nUseDNS no\nMaxStartups 100\n";
@@ -36,12 +37,18 @@ const FINISH: &str = "useradd --create-home --shell /bin/bash deploy; \
 
 pub(crate) struct Hosts;
 
+/// How many this process needs, where it needs another number.
+static WANTED: OnceLock<u32> = OnceLock::new();
+
+/// Lets this process bring up that many.
+pub(super) fn want(count: u32) {
+    // A second wish in one process would be about machines that are there already.
+    let _ = WANTED.set(count.clamp(1, MOST));
+}
+
 fn count() -> u32 {
-    std::env::var("CDPIPE_LAB_HOSTS_COUNT")
-        .ok()
-        .and_then(|count| count.parse().ok())
-        .unwrap_or(COUNT)
-        .clamp(1, MOST)
+    let said = || std::env::var("CDPIPE_LAB_HOSTS_COUNT").ok().and_then(|count| count.parse().ok());
+    WANTED.get().copied().or_else(said).unwrap_or(COUNT).clamp(1, MOST)
 }
 
 fn name(number: u32) -> String {

@@ -212,6 +212,15 @@ pub(crate) fn parts_for(user: For) -> Vec<&'static dyn Part> {
     PARTS.iter().copied().filter(|part| part.used_by().contains(&user)).collect()
 }
 
+/// The part with machines, that many of them, and what it needs.
+///
+/// # Errors
+/// Never, as long as the parts have their names.
+pub(crate) fn machines(count: u32) -> Result<Vec<&'static dyn Part>, String> {
+    hosts::want(count);
+    select(&["hosts".to_owned()])
+}
+
 /// One part by its name.
 ///
 /// # Errors
