@@ -22,7 +22,8 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 const EDITION: u32 = 2;
 const NETWORK: &str = "cdpipe-hosts";
 
-const PACKAGES: &str = "systemd,systemd-sysv,dbus,openssh-server,iproute2,curl,ca-certificates,nginx-light,haproxy,sudo,python3";
+const PACKAGES: &str =
+    "systemd,systemd-sysv,dbus,openssh-server,iproute2,curl,ca-certificates,nginx-light,haproxy,sudo,python3";
 
 const SSHD: &str = "HostKey /lab/host_key\nAuthorizedKeysFile /lab/authorized_keys\nStrictModes no\n\
     PermitRootLogin prohibit-password\nPasswordAuthentication no\nUseDNS no\nMaxStartups 100\n";
