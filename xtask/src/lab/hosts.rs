@@ -218,6 +218,24 @@ fn run(place: &Place, image: &str, number: u32) -> Result<(), Trouble> {
     Ok(())
 }
 
+/// What systemd needs to watch files: each machine takes some of the inotify instances that the kernel gives to one user, and with
+/// the usual 128 about twenty machines come up.
+fn make_room_for(count: u32) -> Result<(), Trouble> {
+    const LIMIT: &str = "/proc/sys/fs/inotify/max_user_instances";
+    const NEEDED: u32 = 8192;
+    if count <= COUNT {
+        return Ok(());
+    }
+    let now: u32 = fs::read_to_string(LIMIT).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+    if now >= NEEDED {
+        return Ok(());
+    }
+    fs::write(LIMIT, NEEDED.to_string()).map_err(|error| Trouble::Missing {
+        why: format!("{count} machines need more than {now} inotify instances: {error}"),
+        install: format!("as root: sysctl fs.inotify.max_user_instances={NEEDED}"),
+    })
+}
+
 fn up(place: &Place) -> Up {
     let names: Vec<String> = (1..=count()).map(name).collect();
     let config = place.dir.join("ssh_config").display().to_string();
@@ -257,6 +275,7 @@ impl Part for Hosts {
             });
         }
         install::debian("openssh-client", "ssh")?;
+        make_room_for(count())?;
         let image = image()?;
         write_ssh(place, count())?;
         if !docker(&["network", "inspect", NETWORK])?.capture()?.ok() {
