@@ -48,6 +48,15 @@ impl Edge {
     /// # Errors
     /// If a binary is missing, or the router does not come up.
     pub fn with(router: Router, strategy: &str, within: &str) -> Result<Self, PlaceError> {
+        let pipeline = include_str!("../pipelines/edge.cd");
+        Self::of(router, &pipeline.replace("@STRATEGY@", strategy).replace("@WITHIN@", within))
+    }
+
+    /// The same with a pipeline: `@TRAFFIC@` and `@SHOP@` in it are replaced.
+    ///
+    /// # Errors
+    /// If a binary is missing, or the router does not come up.
+    pub fn of(router: Router, pipeline: &str) -> Result<Self, PlaceError> {
         let missing = || PlaceError::NotBuilt(PathBuf::from("nginx or haproxy"));
         let program = program(router).ok_or_else(missing)?;
         let place = Place::new()?;
@@ -70,11 +79,7 @@ impl Edge {
             Router::Haproxy => "haproxy { socket = \"edge/haproxy.sock\" }".to_owned(),
         };
         let shop = binary("shop")?;
-        let pipeline = include_str!("../pipelines/edge.cd")
-            .replace("@TRAFFIC@", &traffic)
-            .replace("@SHOP@", &shop.to_string_lossy())
-            .replace("@STRATEGY@", strategy)
-            .replace("@WITHIN@", within);
+        let pipeline = pipeline.replace("@TRAFFIC@", &traffic).replace("@SHOP@", &shop.to_string_lossy());
         place.write(crate::deployed::FILE, pipeline)?;
         let mut edge = Self { shop: Deployed { place, address: users }, router, program, process: None };
         edge.configure(users)?;

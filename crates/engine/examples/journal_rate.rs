@@ -16,7 +16,7 @@ use cdpipe_model::plan::{
     Stage, Step, StepKind,
 };
 use cdpipe_model::ports::{
-    BoxFuture, Call, HttpRequest, Measurer, Messenger, PortResult, Probe, Runner, Secrets,
+    BoxFuture, Call, HttpRequest, Measurer, Messenger, PortResult, Probe, Runner, Secrets, TrafficNumbers,
 };
 use cdpipe_model::record::{GitFacts, JOURNAL_VERSION, Record, RunHeader};
 use cdpipe_model::secret::SecretValue;
@@ -129,7 +129,12 @@ impl Runner for Nothing {
 }
 
 impl Measurer for Nothing {
-    fn measure<'a>(&'a self, _call: Call<'a>, _requests: &'a [MeasureRequest]) -> BoxFuture<'a, Vec<Sample>> {
+    fn measure<'a>(
+        &'a self,
+        _call: Call<'a>,
+        _requests: &'a [MeasureRequest],
+        _traffic: &'a dyn TrafficNumbers,
+    ) -> BoxFuture<'a, Vec<Sample>> {
         Box::pin(std::future::ready(Vec::new()))
     }
 }

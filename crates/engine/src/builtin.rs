@@ -5,10 +5,10 @@ use cdpipe_model::action::ActionKind;
 use cdpipe_model::expr::MeasureName;
 use cdpipe_model::measure::{MeasureRequest, MeasureScope, Sample};
 use cdpipe_model::observe::{Observation, Role};
-use cdpipe_model::ports::Call;
+use cdpipe_model::ports::{BoxFuture, Call, TrafficNumbers};
 use cdpipe_model::record::Record;
 use cdpipe_model::service::Route;
-use cdpipe_model::{EnvName, Fault, ServiceName, Value};
+use cdpipe_model::{EnvName, Fault, ReleaseId, ServiceName, Value};
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -70,8 +70,12 @@ impl Builtin {
     ) -> Vec<Sample> {
         let named: Vec<MeasureRequest> =
             requests.iter().filter(|request| is_named(request)).cloned().collect();
-        let named_answers =
-            async { if named.is_empty() { Vec::new() } else { ports.measurer.measure(call, &named).await } };
+        let named_answers = async {
+            if named.is_empty() {
+                return Vec::new();
+            }
+            ports.measurer.measure(call, &named, &Counted { builtin: self, ports }).await
+        };
         let (answers, own) = tokio::join!(named_answers, self.own(ports, call, requests));
         let mut answers = answers.into_iter();
         let mut own = own.into_iter();
@@ -150,6 +154,34 @@ impl Builtin {
         };
         let value = Value::Int(i64::try_from(count).unwrap_or(i64::MAX));
         Sample { metric: request.metric.clone(), value: Some(value), asked, note: None }
+    }
+}
+
+/// The routers' numbers, asked by the names that a measurement has.
+struct Counted<'a> {
+    builtin: &'a Builtin,
+    ports: &'a Ports,
+}
+
+impl TrafficNumbers for Counted<'_> {
+    fn numbers<'a>(
+        &'a self,
+        call: Call<'a>,
+        scope: &'a MeasureScope,
+    ) -> BoxFuture<'a, Result<String, String>> {
+        Box::pin(async move {
+            let place = (EnvName(scope.environment.clone()), ServiceName(scope.service.clone()));
+            let route = self.builtin.state().routes.get(&place).cloned();
+            let (Some(route), Some(router)) = (route, self.ports.routers.get(&place.0)) else {
+                return Err(format!("`{}` has no router in `{}`", place.1, place.0));
+            };
+            let release = (!scope.release.is_empty()).then(|| ReleaseId(scope.release.clone()));
+            match router.numbers(call, &route, release.as_ref()).await {
+                Ok(Some(text)) => Ok(text),
+                Ok(None) => Err(format!("the router of `{}` does not count answers", place.0)),
+                Err(fault) => Err(fault.message),
+            }
+        })
     }
 }
 

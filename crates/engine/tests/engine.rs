@@ -16,7 +16,7 @@ use cdpipe_model::plan::{
     Channel, FlagProvider, LockKey, Node, NodeKind, OnInterrupt, Retry, Run, SourcePos, Stage, Step, StepKind,
 };
 use cdpipe_model::ports::{
-    BoxFuture, Call, HttpRequest, Measurer, Messenger, PortResult, Probe, Runner, Secrets,
+    BoxFuture, Call, HttpRequest, Measurer, Messenger, PortResult, Probe, Runner, Secrets, TrafficNumbers,
 };
 use cdpipe_model::record::RunHeader;
 use cdpipe_model::secret::SecretValue;
@@ -65,7 +65,12 @@ fn unused<T: Send + 'static>() -> PortResult<'static, T> {
 }
 
 impl Measurer for Unused {
-    fn measure<'a>(&'a self, _call: Call<'a>, _requests: &'a [MeasureRequest]) -> BoxFuture<'a, Vec<Sample>> {
+    fn measure<'a>(
+        &'a self,
+        _call: Call<'a>,
+        _requests: &'a [MeasureRequest],
+        _traffic: &'a dyn TrafficNumbers,
+    ) -> BoxFuture<'a, Vec<Sample>> {
         Box::pin(std::future::ready(Vec::new()))
     }
 }

@@ -46,6 +46,8 @@ pub enum MetricSource {
         /// Headers, whose values may be secret texts.
         headers: BTreeMap<String, Expr>,
     },
+    /// What the environment's router counts of each release; queries name [`crate::ports::TrafficNumbers`]' series.
+    Traffic,
     /// A shell command that prints a number; the metric's query is the command, placeholders come as environment
     /// variables (`$CDPIPE_RELEASE`, `$CDPIPE_ROLE`, …).
     Command,

@@ -5,7 +5,7 @@ use crate::action::{Answer, RunAction, StepRef};
 use crate::event::Stream;
 use crate::fault::Fault;
 use crate::id::{EffectId, ReleaseId, ServiceName};
-use crate::measure::{MeasureRequest, Sample};
+use crate::measure::{MeasureRequest, MeasureScope, Sample};
 use crate::observe::{Instance, Observation, RouteTable};
 use crate::plan::{Channel, FlagProvider, LockKey};
 use crate::release::ReleaseSpec;
@@ -364,12 +364,45 @@ pub trait Router: Send + Sync {
         call: Call<'a>,
         route: &'a Route,
     ) -> PortResult<'a, Option<BTreeMap<ReleaseId, u64>>>;
+
+    /// What it counts of a release, or of all of them, as [`TrafficNumbers::numbers`] says; `None` if it counts nothing.
+    ///
+    /// # Errors
+    /// If the router can't be asked.
+    fn numbers<'a>(
+        &'a self,
+        _call: Call<'a>,
+        _route: &'a Route,
+        _release: Option<&'a ReleaseId>,
+    ) -> PortResult<'a, Option<String>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+}
+
+/// What routers count, for who measures: `source traffic`.
+pub trait TrafficNumbers: Send + Sync {
+    /// What the router counts of the scope's release (of all of its service, if it names none), as Prometheus text. On every router
+    /// `requests_total{code="2xx"}` (and `1xx` to `5xx`), `connect_errors_total` and `aborted_total`. A router that keeps a histogram
+    /// has `response_time_seconds` with its buckets; one that keeps a mean of the last answers has it as a plain value.
+    ///
+    /// # Errors
+    /// Why there are none, in one sentence.
+    fn numbers<'a>(
+        &'a self,
+        call: Call<'a>,
+        scope: &'a MeasureScope,
+    ) -> BoxFuture<'a, Result<String, String>>;
 }
 
 /// Answers questions about the world with numbers.
 pub trait Measurer: Send + Sync {
-    /// Answers all requests; one that has no data is a sample without a value, not an error.
-    fn measure<'a>(&'a self, call: Call<'a>, requests: &'a [MeasureRequest]) -> BoxFuture<'a, Vec<Sample>>;
+    /// Answers all requests; one that has no data is a sample without a value, not an error. `traffic` is asked for what routers count.
+    fn measure<'a>(
+        &'a self,
+        call: Call<'a>,
+        requests: &'a [MeasureRequest],
+        traffic: &'a dyn TrafficNumbers,
+    ) -> BoxFuture<'a, Vec<Sample>>;
 }
 
 /// Runs shell commands.

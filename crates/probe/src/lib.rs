@@ -1,4 +1,4 @@
-//! Measurements: reads numbers from the releases' own `/metrics`, a Prometheus server, Prometheus text at a URL, JSON, or a command.
+//! Measurements: reads numbers from the releases' own `/metrics`, what the router counts, a Prometheus server, Prometheus text at a URL, JSON, or a command.
 //!
 //! Uses `model`. Deliberately not here: anything that changes the world (`integrations` writes), what a number means (`machine`
 //! judges), and the measures that targets and routers know themselves (`ready`, `failed`, `requests`: the engine asks those).
@@ -16,8 +16,8 @@ mod reading;
 mod selector;
 
 use cdpipe_model::expr::Expr;
-use cdpipe_model::measure::{MeasureRequest, Metric, MetricSource, Query, Sample};
-use cdpipe_model::ports::{BoxFuture, Call, Measurer, expose};
+use cdpipe_model::measure::{MeasureRequest, MeasureScope, Metric, MetricSource, Query, Sample};
+use cdpipe_model::ports::{BoxFuture, Call, Measurer, TrafficNumbers, expose};
 use cdpipe_model::value::{Type, Value};
 use placeholder::Place;
 use reading::{Compiled, Found, Reading};
@@ -66,7 +66,13 @@ impl Probes {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    async fn one(&self, call: Call<'_>, request: &MeasureRequest, round: &Round) -> Sample {
+    async fn one(
+        &self,
+        call: Call<'_>,
+        request: &MeasureRequest,
+        traffic: &dyn TrafficNumbers,
+        round: &Round,
+    ) -> Sample {
         let Some((source, metric)) = &request.definition else {
             return no_data(request, String::new(), "the metric has no definition");
         };
@@ -78,7 +84,12 @@ impl Probes {
                 }
                 let urls =
                     request.scope.addresses.iter().map(|address| format!("http://{address}{path}")).collect();
-                self.readings(call, request, metric, round, Pages { urls, headers: BTreeMap::new() }, asked)
+                let pages = Pages::At { urls, headers: BTreeMap::new() };
+                self.readings(call, request, metric, round, pages, asked).await
+            }
+            MetricSource::Traffic => {
+                let asked = format!("what the router of {} counts", request.scope.environment);
+                self.readings(call, request, metric, round, Pages::Traffic(traffic, &request.scope), asked)
                     .await
             }
             MetricSource::Text { url, headers } => {
@@ -87,7 +98,7 @@ impl Probes {
                     Ok(headers) => headers,
                     Err(note) => return no_data(request, asked, &note),
                 };
-                let pages = Pages { urls: vec![asked.clone()], headers };
+                let pages = Pages::At { urls: vec![asked.clone()], headers };
                 self.readings(call, request, metric, round, pages, asked).await
             }
             MetricSource::Prometheus { url, headers } => {
@@ -190,19 +201,25 @@ impl Probes {
         request: &MeasureRequest,
         metric: &Metric,
         round: &Round,
-        pages: Pages,
+        pages: Pages<'_>,
         asked: String,
     ) -> Sample {
         let compiled = match Compiled::new(&metric.query) {
             Ok(compiled) => compiled,
             Err(note) => return no_data(request, asked, &note),
         };
-        let place = format!("{}\n{}\n{}", request.scope.release, request.scope.role, pages.urls.join("\n"));
+        let from = match &pages {
+            Pages::At { urls, .. } => urls.join("\n"),
+            Pages::Traffic(_, scope) => format!("{} {}", scope.environment, scope.service),
+        };
+        let place = format!("{}\n{}\n{from}", request.scope.release, request.scope.role);
         // What one release's pages are told apart by must not change when an instance comes or goes.
         let key = if request.scope.release.is_empty() {
             place
         } else {
-            format!("{} {} {}", request.scope.service, request.scope.environment, request.scope.release)
+            let by = if matches!(pages, Pages::Traffic(..)) { "traffic of " } else { "" };
+            let MeasureScope { service, environment, release, .. } = &request.scope;
+            format!("{by}{service} {environment} {release}")
         };
         let reading = match round.read(self, call, &key, compiled.needs_two(), &pages).await {
             Ok(reading) => reading,
@@ -211,12 +228,19 @@ impl Probes {
         sample(request, metric, asked, compiled.value(reading.before.as_deref(), &reading.now))
     }
 
-    async fn pages(&self, call: Call<'_>, pages: &Pages) -> Result<Reading, String> {
+    async fn pages(&self, call: Call<'_>, pages: &Pages<'_>) -> Result<Reading, String> {
+        let (urls, headers) = match pages {
+            Pages::At { urls, headers } => (urls, headers),
+            Pages::Traffic(traffic, scope) => {
+                let page = exposition::parse(&traffic.numbers(call, scope).await?);
+                return Ok(Reading { at_ms: self.now_ms(), pages: BTreeMap::from([(String::new(), page)]) });
+            }
+        };
         let mut read = BTreeMap::new();
         let mut trouble = None;
         // One after the other: a handful of loopback or cluster pages, and the bound on time holds for all.
-        for url in &pages.urls {
-            match fetch::get(self.client(), url, &pages.headers, page_time(call)).await {
+        for url in urls {
+            match fetch::get(self.client(), url, headers, page_time(call)).await {
                 Ok(body) => {
                     read.insert(url.clone(), exposition::parse(&body));
                 }
@@ -230,9 +254,10 @@ impl Probes {
     }
 }
 
-struct Pages {
-    urls: Vec<String>,
-    headers: BTreeMap<String, String>,
+/// Where counters are read.
+enum Pages<'a> {
+    At { urls: Vec<String>, headers: BTreeMap<String, String> },
+    Traffic(&'a dyn TrafficNumbers, &'a MeasureScope),
 }
 
 type OnceReading = tokio::sync::OnceCell<Result<Pair, String>>;
@@ -256,7 +281,7 @@ impl Round {
         call: Call<'_>,
         key: &str,
         two: bool,
-        pages: &Pages,
+        pages: &Pages<'_>,
     ) -> Result<Pair, String> {
         let cell = match self.read.lock() {
             Ok(mut read) => Arc::clone(read.entry((key.to_owned(), two)).or_default()),
@@ -273,7 +298,7 @@ impl Round {
         cell.get_or_init(|| fresh).await.clone()
     }
 
-    async fn fresh(probes: &Probes, call: Call<'_>, key: &str, pages: &Pages) -> Result<Pair, String> {
+    async fn fresh(probes: &Probes, call: Call<'_>, key: &str, pages: &Pages<'_>) -> Result<Pair, String> {
         let last = probes.last.lock().ok().and_then(|last| last.get(key).cloned());
         let before = match last {
             Some(last) => last,
@@ -299,11 +324,16 @@ impl Round {
 }
 
 impl Measurer for Probes {
-    fn measure<'a>(&'a self, call: Call<'a>, requests: &'a [MeasureRequest]) -> BoxFuture<'a, Vec<Sample>> {
+    fn measure<'a>(
+        &'a self,
+        call: Call<'a>,
+        requests: &'a [MeasureRequest],
+        traffic: &'a dyn TrafficNumbers,
+    ) -> BoxFuture<'a, Vec<Sample>> {
         Box::pin(async move {
             let round = Round::default();
             let questions = requests.iter().map(|request| {
-                let asked = tokio::time::timeout(call.deadline, self.one(call, request, &round));
+                let asked = tokio::time::timeout(call.deadline, self.one(call, request, traffic, &round));
                 async move {
                     asked
                         .await

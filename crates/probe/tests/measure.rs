@@ -5,7 +5,7 @@ use cdpipe_model::action::{Block, StepRef};
 use cdpipe_model::event::Stream;
 use cdpipe_model::expr::{Expr, MeasureName, MetricRef, Subject};
 use cdpipe_model::measure::{MeasureRequest, MeasureScope, Metric, MetricSource, Query, Sample};
-use cdpipe_model::ports::{BoxFuture, Call, Cancel, Measurer, PortResult, Secrets, Sink};
+use cdpipe_model::ports::{BoxFuture, Call, Cancel, Measurer, PortResult, Secrets, Sink, TrafficNumbers};
 use cdpipe_model::secret::SecretValue;
 use cdpipe_model::value::{Type, Value};
 use cdpipe_model::{EffectId, Fault};
@@ -55,6 +55,21 @@ impl Secrets for Nothing {
     }
 }
 
+/// A router whose counters are read from here, one page after the other.
+struct Router(Mutex<Vec<&'static str>>);
+
+impl TrafficNumbers for Router {
+    fn numbers<'a>(&'a self, _: Call<'a>, scope: &'a MeasureScope) -> BoxFuture<'a, Result<String, String>> {
+        let mut pages = self.0.lock().unwrap();
+        let page = if scope.release == "abc123" {
+            Ok(pages.remove(0).to_owned())
+        } else {
+            Err("no such release".to_owned())
+        };
+        Box::pin(std::future::ready(page))
+    }
+}
+
 /// Serves these bodies one after the other, the last one again and again; remembers what was asked.
 async fn server(status: &'static str, bodies: Vec<String>) -> (String, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -99,6 +114,10 @@ fn request(source: MetricSource, unit: Type, query: Query, addresses: Vec<String
 }
 
 async fn ask(probes: &Probes, request: MeasureRequest) -> Sample {
+    ask_behind(&Router(Mutex::default()), probes, request).await
+}
+
+async fn ask_behind(router: &Router, probes: &Probes, request: MeasureRequest) -> Sample {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let (effect, step) = (EffectId("r/1".into()), StepRef { node: None, block: Block::Main, index: 0 });
     let call = Call {
@@ -110,7 +129,7 @@ async fn ask(probes: &Probes, request: MeasureRequest) -> Sample {
         secrets: &Nothing,
         epoch: 0,
     };
-    probes.measure(call, &[request]).await.remove(0)
+    probes.measure(call, &[request], router).await.remove(0)
 }
 
 fn probes() -> Probes {
@@ -137,6 +156,27 @@ async fn a_scraped_ratio_compares_two_readings_and_adds_instances_up() {
     let sample = ask(&probes(), request(scrape(), Type::Percent, ratio(), vec![one, two])).await;
     assert_eq!(sample.value, Some(Value::Percent(10.0)), "{sample:?}");
     assert_eq!(sample.note.as_deref(), Some("10 of 100"));
+}
+
+#[tokio::test]
+async fn what_a_router_counts_is_compared_between_two_readings() {
+    let page = |good: u32, bad: u32| {
+        let text = format!("requests_total{{code=\"2xx\"}} {good}\nrequests_total{{code=\"5xx\"}} {bad}\n");
+        &*text.leak()
+    };
+    let pages = vec![page(100, 0), page(190, 10), "response_time_seconds 0.040\n"];
+    let (router, probes) = (Router(Mutex::new(pages)), probes());
+    let query = Query::Ratio(Box::new(raw("requests_total{code=\"5xx\"}")), Box::new(raw("requests_total")));
+    let errors = request(MetricSource::Traffic, Type::Percent, query, vec![]);
+    let sample = ask_behind(&router, &probes, errors).await;
+    assert_eq!(sample.value, Some(Value::Percent(10.0)), "{sample:?}");
+    assert_eq!(sample.asked, "what the router of here counts");
+    let time = request(MetricSource::Traffic, Type::Duration, raw("response_time_seconds"), vec![]);
+    assert_eq!(ask_behind(&router, &probes, time.clone()).await.value, Some(Value::Duration(40.0)));
+    let mut other = time;
+    other.scope.release = "another".into();
+    let sample = ask_behind(&router, &probes, other).await;
+    assert_eq!((sample.value, sample.note.as_deref()), (None, Some("no such release")));
 }
 
 #[tokio::test]

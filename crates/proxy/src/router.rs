@@ -16,6 +16,7 @@ use crate::control::client::{ClientError, ProxyClient};
 use crate::control::protocol::{Expect, PutRoute, Refusal, RefusalCode, Selection};
 use crate::daemon::{Start, StartError, ensure_running};
 use crate::state;
+use crate::table::route_name;
 
 /// How often a wait for the table looks.
 const LOOK_EVERY: Duration = Duration::from_millis(25);
@@ -194,6 +195,47 @@ impl Router for ProxyRouter {
             }
         }))
     }
+
+    fn numbers<'a>(
+        &'a self,
+        call: Call<'a>,
+        route: &'a Route,
+        release: Option<&'a ReleaseId>,
+    ) -> PortResult<'a, Option<String>> {
+        Box::pin(bounded(call, async move {
+            let text = self.client().metrics().await.map_err(|error| client_fault(&error))?;
+            Ok(Some(numbers(&text, route.service.as_str(), &route_name(route), release)))
+        }))
+    }
+}
+
+/// The lines of the proxy's own text that are of this release (of all of the route, if none is named), by the names that all routers have.
+fn numbers(text: &str, service: &str, route: &str, release: Option<&ReleaseId>) -> String {
+    const NAMES: [(&str, &str); 4] = [
+        ("cdpipe_proxy_requests_total{", "requests_total{"),
+        ("cdpipe_proxy_connect_errors_total{", "connect_errors_total{"),
+        ("cdpipe_proxy_aborted_total{", "aborted_total{"),
+        ("cdpipe_proxy_request_duration_seconds_bucket{", "response_time_seconds_bucket{"),
+    ];
+    let of = format!("service=\"{service}\",route=\"{route}\",release=\"");
+    let picked = |labels: &str| {
+        let rest = labels.strip_prefix(of.as_str())?;
+        let found = rest.split_once('"')?.0;
+        release.is_none_or(|release| release.as_str() == found).then_some(())
+    };
+    let mut out = String::new();
+    for line in text.lines() {
+        for (own, name) in NAMES {
+            if let Some(labels) = line.strip_prefix(own)
+                && picked(labels).is_some()
+            {
+                out.push_str(name);
+                out.push_str(labels);
+                out.push('\n');
+            }
+        }
+    }
+    out
 }
 
 /// The run an effect belongs to: the part of `RUN/NUMBER` before the last slash.

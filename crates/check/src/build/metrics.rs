@@ -90,6 +90,7 @@ impl<'b> Checker<'b> {
             "scrape" => {
                 MetricSource::Scrape { path: found.text("path").unwrap_or_else(|| "/metrics".to_owned()) }
             }
+            "traffic" => MetricSource::Traffic,
             "text" => MetricSource::Text {
                 url: or_blank(found.expr("url")),
                 headers: self.open_map(block, Id::Headers, scope),
@@ -155,7 +156,7 @@ impl<'b> Checker<'b> {
             self.report(diag);
             return None;
         };
-        if !matches!(source, "scrape" | "text" | "") && function.name != "ratio" {
+        if !matches!(source, "scrape" | "traffic" | "text" | "") && function.name != "ratio" {
             self.report(
                 Diagnostic::new(
                     &code::QUERY_FORM,
@@ -276,7 +277,7 @@ impl<'b> Checker<'b> {
         for (set, metric, span, subject) in std::mem::take(&mut self.side_uses) {
             let Some(block) = self.names.get(schema::Names::Metrics, &set) else { continue };
             let Some(source) = block.child(Id::Source) else { continue };
-            if source.word() == "scrape" {
+            if matches!(source.word(), "scrape" | "traffic") {
                 continue;
             }
             let Some((_, setting)) = block.inner.open.iter().find(|(name, _)| *name == metric) else {

@@ -153,7 +153,7 @@ impl<'b> Checker<'b> {
         })
     }
 
-    /// `candidate.requests` needs a router that counts.
+    /// `candidate.requests`, and metrics of `source traffic`, need a router that counts.
     fn counted(&mut self, from: usize, scope: &Scope<'_>) {
         let uses = self.requests_uses.split_off(from);
         let Around::Of(name) = scope.around else { return };
@@ -167,7 +167,7 @@ impl<'b> Checker<'b> {
             self.report(
                 Diagnostic::new(&code::NOT_COUNTED, span, format!("`{name}` has {what}, and nothing counts requests for each release"))
                     .also(environment.name_span(), "this environment")
-                    .help("count them with a metric of your own: `requests: number = 'sum(rate(http_requests_total{release=\"$release\"}[1m]))'`"),
+                    .help("count them with a metric of another source: `requests: number = 'sum(rate(http_requests_total{release=\"$release\"}[1m]))'`"),
             );
         }
     }

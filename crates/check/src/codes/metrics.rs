@@ -58,7 +58,7 @@ codes! {
     good "metrics shop {\n  source prometheus { url = \"http://localhost:9090\" }\n  slow: duration = 'histogram_quantile(0.95, rate(seconds_bucket[1m]))'\n}\ngate calm { metric slow < 1s for 10m }\nstage go { needs = [calm]; run \"make\" }\n"
 
     NOT_COUNTED = "CD0711" Error "the router does not count requests";
-    "`candidate.requests` comes from the router, and this environment's router does not count requests for each release."
+    "`candidate.requests` and the metrics of `source traffic` come from the router, and this environment's router does not count requests for each release."
     bad "environment test {\n  target kubernetes { context = \"test\" }\n  traffic istio { virtual_service = \"web\" }\n}\nservice web { manifest = \"k8s/*.yaml\" }\nstage up {\n  deploy web to test {\n    canary { step 10% for 5m }\n    watch every 10s { rollback when candidate.requests < 1; no_data = rollback }\n  }\n}\n"
     good "environment here {\n  target local\n  traffic proxy\n}\nservice web { command = [\"./web\"] }\nstage up {\n  deploy web to here {\n    canary { step 10% for 5m }\n    watch every 10s { rollback when candidate.requests < 1; no_data = rollback }\n  }\n}\n"
 

@@ -255,6 +255,10 @@ impl Checker<'_> {
         if matches!(subject, Subject::Candidate | Subject::Stable | Subject::Baseline) {
             self.side_uses.push((set.to_owned(), name.text.clone(), name.span, subject));
         }
+        let from = self.names.get(Names::Metrics, set).and_then(|block| block.child(Id::Source));
+        if from.is_some_and(|source| source.word() == "traffic") {
+            self.requests_uses.push(name.span);
+        }
         let unit =
             self.names.metric_units.iter().find(|((block, metric), _)| *block == set && *metric == name.text);
         match unit.map(|(key, unit)| (*key, unit.clone())) {

@@ -8,7 +8,7 @@ pub(super) static METRICS: Statement = Statement::new(Id::Metrics, "metrics", "a
     .doc(
         "Each metric has a unit (`percent`, `duration`, `number`, `int`, `size`) and a query. In a query `$release`, `$role`, \
          `$service`, `$environment` and `$window` are filled in for each release. `candidate.x` and `stable.x` need a query that \
-         names `$release` or `$role`, or a `scrape`.",
+         names `$release` or `$role`, or the sources `scrape` and `traffic`, which ask each release.",
     )
     .example(
         "metrics shop {\n  source prometheus { url = \"http://prometheus:9090\" }\n  error_rate: percent = \
@@ -30,9 +30,14 @@ static SOURCE: Statement = Statement::new(Id::Source, "source", "where the numbe
     .once()
     .example("source scrape { path = \"/metrics\" }");
 
-static SOURCES: [Variant; 5] = [
+static SOURCES: [Variant; 6] = [
     Variant::new("prometheus", "a Prometheus server").body(&URL),
     Variant::new("scrape", "the release's own metrics, read from each ready instance").optional_body(&SCRAPE),
+    Variant::new(
+        "traffic",
+        "what the environment's router counts of each release: `requests_total{code=\"5xx\"}`, `connect_errors_total`, `aborted_total`, \
+         and `response_time_seconds` (a histogram of the built-in proxy, the mean of HAProxy's last answers)",
+    ),
     Variant::new("text", "Prometheus text at a URL").body(&URL),
     Variant::new("http", "a JSON document; a query is a path into it").body(&URL),
     Variant::new("command", "a command that prints a number; the query is the command"),

@@ -9,7 +9,7 @@ use cdpipe_model::observe::{Instance, Observation};
 use cdpipe_model::plan::{Channel, Concurrency, FlagProvider, LockKey, Mode, Plan};
 use cdpipe_model::ports::{
     BoxFuture, Call, HttpRequest, LockOwner, LockState, Measurer, Messenger, PortResult, Probe, Runner,
-    Secrets, Target,
+    Secrets, Target, TrafficNumbers,
 };
 use cdpipe_model::record::{GitFacts, JOURNAL_VERSION, Record, RunHeader};
 use cdpipe_model::release::ReleaseSpec;
@@ -270,7 +270,12 @@ impl Target for World {
 }
 
 impl Measurer for World {
-    fn measure<'a>(&'a self, _call: Call<'a>, requests: &'a [MeasureRequest]) -> BoxFuture<'a, Vec<Sample>> {
+    fn measure<'a>(
+        &'a self,
+        _call: Call<'a>,
+        requests: &'a [MeasureRequest],
+        _traffic: &'a dyn TrafficNumbers,
+    ) -> BoxFuture<'a, Vec<Sample>> {
         let sample = |request: &MeasureRequest| Sample {
             metric: request.metric.clone(),
             value: Some(Value::Number(f64::NAN)),

@@ -51,7 +51,7 @@ struct Machine {
 /// Machines over SSH.
 pub struct Hosts {
     config: HostsConfig,
-    machines: Vec<Machine>,
+    machines: Vec<Arc<Machine>>,
     names: Vec<String>,
     outages: Outages,
     /// Artifacts that were looked at in this process: reading and hashing them takes time.
@@ -61,7 +61,7 @@ pub struct Hosts {
 impl Hosts {
     /// The target of one environment. Nothing is connected until it is used.
     pub fn new(config: HostsConfig) -> Self {
-        let mut machines: Vec<Machine> = Vec::new();
+        let mut machines: Vec<Arc<Machine>> = Vec::new();
         for (index, name) in config.hosts.iter().enumerate() {
             let plain =
                 |text: &str| text.replace(|c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '.', "-");
@@ -72,12 +72,12 @@ impl Hosts {
                     name.port.map_or_else(|| index.to_string(), |port| port.to_string())
                 );
             }
-            machines.push(Machine {
+            machines.push(Arc::new(Machine {
                 name: name.clone(),
                 label,
                 address: config.addresses.get(index).cloned(),
                 session: Mutex::new(None),
-            });
+            }));
         }
         let names = machines.iter().map(|machine| machine.name.written.clone()).collect();
         Self { config, machines, names, outages: Outages::default(), packed: Mutex::default() }
@@ -100,15 +100,23 @@ impl Hosts {
         self.session(machine).await?.call(call, &request, upload).await
     }
 
-    async fn session(&self, machine: &Machine) -> Result<Arc<Session>, Fault> {
-        let mut held = machine.session.lock().await;
-        if let Some(session) = held.as_ref().filter(|session| !session.is_over()) {
-            return Ok(Arc::clone(session));
-        }
-        *held = None;
-        let session = Arc::new(Session::open(&self.config.ssh, &machine.name).await?);
-        *held = Some(Arc::clone(&session));
-        Ok(session)
+    /// The connection to a machine. Where there is none a task of its own makes it: bringing the agent may take longer than the call that
+    /// needs it may, and the next call then waits for the same upload instead of beginning another.
+    async fn session(&self, machine: &Arc<Machine>) -> Result<Arc<Session>, Fault> {
+        let (machine, ssh) = (Arc::clone(machine), self.config.ssh.clone());
+        let connecting = tokio::spawn(async move {
+            let mut held = machine.session.lock().await;
+            if let Some(session) = held.as_ref().filter(|session| !session.is_over()) {
+                return Ok(Arc::clone(session));
+            }
+            *held = None;
+            let session = Arc::new(Session::open(&ssh, &machine.name).await?);
+            *held = Some(Arc::clone(&session));
+            Ok(session)
+        });
+        connecting
+            .await
+            .map_err(|error| Fault::new("internal", format!("connecting ended early: {error}")))?
     }
 
     /// Has one machine do something. What can be asked twice is asked again, once, where the connection was lost.

@@ -20,7 +20,7 @@ use cdpipe_model::observe::{Instance, Member, RouteTable};
 use cdpipe_model::ports::{Call, PortResult, Router};
 use cdpipe_model::service::Route;
 use cdpipe_model::transport::{Endpoint, Transport};
-use runtime::{Counted, Live};
+use runtime::{Answers, CLASSES, Counted, Live};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -76,6 +76,12 @@ struct Slot {
     weight: u32,
     /// Requests of the slot when it was given.
     base: u64,
+    /// What else was counted of it by then.
+    #[serde(default)]
+    before: Answers,
+    /// Its mean time then, in milliseconds.
+    #[serde(default)]
+    before_ms: u64,
     /// It is out of the table; requests of before may be in flight.
     left: bool,
 }
@@ -279,6 +285,8 @@ impl HaproxyRouter {
                 slots.retain(|slot| slot.name != name);
                 slots.push(Slot {
                     base: counts(&name).requests,
+                    before: counts(&name).answers,
+                    before_ms: counts(&name).response_ms,
                     name,
                     release: entry.release.clone(),
                     member: member.clone(),
@@ -430,6 +438,44 @@ impl HaproxyRouter {
     }
 }
 
+/// What was counted since a slot was given. An HAProxy that was restarted counts from zero.
+fn since(now: u64, base: u64) -> u64 {
+    now.checked_sub(base).unwrap_or(now)
+}
+
+/// What was counted of a release, or of all, as Prometheus text.
+#[allow(clippy::cast_precision_loss, reason = "counts of requests, far below 2^53")]
+fn numbers(slots: &[Slot], counted: &BTreeMap<String, Counted>, release: Option<&ReleaseId>) -> String {
+    let mut sum = Answers::default();
+    // The mean over slots, each by its answers.
+    let (mut time_ms, mut answers) = (0.0, 0.0);
+    for slot in slots.iter().filter(|slot| release.is_none_or(|release| slot.release == *release)) {
+        let Some(now) = counted.get(&slot.name) else { continue };
+        for (class, (now, base)) in
+            sum.of_class.iter_mut().zip(now.answers.of_class.iter().zip(slot.before.of_class))
+        {
+            *class += since(*now, base);
+        }
+        sum.connect_errors += since(now.answers.connect_errors, slot.before.connect_errors);
+        sum.aborted += since(now.answers.aborted, slot.before.aborted);
+        let before = if now.requests < slot.base { (0, 0) } else { (slot.before_ms, slot.base) };
+        if let Some(mean_ms) = runtime::mean_ms(before, (now.response_ms, now.requests)) {
+            let of = since(now.requests, slot.base) as f64;
+            time_ms += mean_ms * of;
+            answers += of;
+        }
+    }
+    let mut text = String::new();
+    for (count, (_, code)) in sum.of_class.iter().zip(CLASSES) {
+        text.push_str(&format!("requests_total{{code=\"{code}\"}} {count}\n"));
+    }
+    text.push_str(&format!("connect_errors_total {}\naborted_total {}\n", sum.connect_errors, sum.aborted));
+    if answers > 0.0 {
+        text.push_str(&format!("response_time_seconds {:.6}\n", time_ms / answers / 1000.0));
+    }
+    text
+}
+
 /// What HAProxy does otherwise than the book says; `None` if it does the same.
 fn differs(book: &Book, live: &[Live]) -> Option<String> {
     let of = |live: &Live| book.slots.iter().find(|slot| slot.name == live.name && !slot.left);
@@ -532,9 +578,25 @@ impl Router for HaproxyRouter {
                 let mut requests = BTreeMap::new();
                 for slot in &book.slots {
                     let now = counted.get(&slot.name).map_or(0, |counted| counted.requests);
-                    *requests.entry(slot.release.clone()).or_insert(0) += now.saturating_sub(slot.base);
+                    *requests.entry(slot.release.clone()).or_insert(0) += since(now, slot.base);
                 }
                 Ok(Some(requests))
+            })
+            .await
+        })
+    }
+
+    fn numbers<'a>(
+        &'a self,
+        call: Call<'a>,
+        route: &'a Route,
+        release: Option<&'a ReleaseId>,
+    ) -> PortResult<'a, Option<String>> {
+        Box::pin(async move {
+            bounded(call, &self.name(), async {
+                let book = self.found(call, route).await?.book;
+                let counted = self.counted(call, route).await?;
+                Ok(Some(numbers(&book.slots, &counted, release)))
             })
             .await
         })

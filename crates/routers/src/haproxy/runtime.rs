@@ -1,5 +1,6 @@
 //! The words of HAProxy's runtime socket: what is asked, and what its answers mean.
 
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Bits of the administrative state that take a server out: maintenance (forced, inherited, by DNS) or drain (forced, inherited).
@@ -19,9 +20,28 @@ pub(crate) struct Live {
     pub(crate) weight: u32,
 }
 
+/// The classes of answers that HAProxy counts, as its columns and as labels.
+pub(crate) const CLASSES: [(&str, &str); 5] =
+    [("hrsp_1xx", "1xx"), ("hrsp_2xx", "2xx"), ("hrsp_3xx", "3xx"), ("hrsp_4xx", "4xx"), ("hrsp_5xx", "5xx")];
+
+/// What is counted of a server besides its requests.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Answers {
+    /// By class: 1xx to 5xx.
+    pub(crate) of_class: [u64; 5],
+    /// Connections to it that could not be opened.
+    pub(crate) connect_errors: u64,
+    /// Answers that began and did not end.
+    pub(crate) aborted: u64,
+}
+
 /// A line of `show stat` for a server.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Counted {
+    pub(crate) answers: Answers,
+    /// A sliding mean of the times to the head of an answer, in milliseconds, rounded up. See [`mean_ms`].
+    pub(crate) response_ms: u64,
     /// Requests in flight.
     pub(crate) in_flight: u64,
     /// Requests since HAProxy started.
@@ -64,15 +84,47 @@ pub(crate) fn stat(text: &str, backend: &str) -> Option<BTreeMap<String, Counted
     let columns: Vec<&str> = lines.next()?.strip_prefix("# ")?.split(',').collect();
     let at = |name: &str| columns.iter().position(|column| *column == name);
     let (proxy, server, current, total) = (at("pxname")?, at("svname")?, at("scur")?, at("stot")?);
+    let named =
+        |fields: &[&str], name: &str| at(name).and_then(|at| fields.get(at)?.parse().ok()).unwrap_or(0);
     let counted = |line: &str| {
         let fields: Vec<&str> = line.split(',').collect();
         let number = |at: usize| fields.get(at).and_then(|text| text.parse().ok()).unwrap_or(0);
         (fields.get(proxy) == Some(&backend)).then(|| {
-            let counted = Counted { in_flight: number(current), requests: number(total) };
+            let counted = Counted {
+                answers: Answers {
+                    of_class: CLASSES.map(|(column, _)| named(&fields, column)),
+                    connect_errors: named(&fields, "econ"),
+                    aborted: named(&fields, "eresp").saturating_add(named(&fields, "srv_abrt")),
+                },
+                response_ms: named(&fields, "rtime"),
+                in_flight: number(current),
+                requests: number(total),
+            };
             (fields.get(server).copied().unwrap_or_default().to_owned(), counted)
         })
     };
     Some(lines.filter_map(counted).collect())
+}
+
+/// HAProxy's sliding means forget one part of so many at each sample (`TIME_STATS_SAMPLES` of its `defaults.h`).
+const SAMPLES: u64 = 512;
+
+/// The mean time of the last `new` answers, in milliseconds, out of a server's sliding mean before and after them: what the sum of
+/// `swrate_add` has lost of its former value and gained since. Also of a server that has had few samples, of which HAProxy itself shows
+/// too small a mean.
+///
+/// `before` and `now` are a mean and how many requests it is after. `None` where there are too few new ones to say anything.
+#[allow(clippy::cast_precision_loss, reason = "means and counts, far below 2^53")]
+pub(crate) fn mean_ms(before: (u64, u64), now: (u64, u64)) -> Option<f64> {
+    const FEWEST: u64 = 5;
+    let new = now.1.checked_sub(before.1)?;
+    if new < FEWEST {
+        return None;
+    }
+    let samples = SAMPLES as f64;
+    let sum = |(mean, count): (u64, u64)| (mean * count.min(SAMPLES)) as f64;
+    let kept = (1.0 - 1.0 / samples).powf(new as f64);
+    Some(((sum(now) - sum(before) * kept) / (samples * (1.0 - kept))).max(0.0))
 }
 
 #[cfg(test)]
@@ -101,11 +153,43 @@ mod tests {
         assert_eq!(servers("Can't find backend.\n", "web", "cdpipe"), None);
     }
 
+    /// HAProxy's own arithmetic: `swrate_add` and `swrate_avg` of its `freq_ctr.h`.
+    fn told(sum: &mut u64, count: &mut u64, time_ms: u64, answers: u64) -> (u64, u64) {
+        for _ in 0..answers {
+            *sum = *sum - sum.div_ceil(SAMPLES) + time_ms;
+            *count += 1;
+        }
+        (sum.div_ceil((*count).clamp(1, SAMPLES)), *count)
+    }
+
+    #[test]
+    fn the_mean_of_one_release_is_told_from_that_of_the_one_before_it_on_the_same_server() {
+        for (old, before_ms, new, now_ms) in
+            [(0, 0, 20, 40), (0, 0, 512, 40), (5000, 20, 100, 300), (300, 250, 60, 30), (5000, 200, 3000, 10)]
+        {
+            let (mut sum, mut count) = (0, 0);
+            let before = told(&mut sum, &mut count, before_ms, old);
+            let now = told(&mut sum, &mut count, now_ms, new);
+            let mean = mean_ms(before, now).expect("enough of them");
+            assert!((mean - now_ms as f64).abs() < 12.0, "{old} of {before_ms}, {new} of {now_ms}: {mean}");
+        }
+        assert_eq!(mean_ms((20, 100), (20, 103)), None);
+        assert_eq!(mean_ms((20, 100), (20, 3)), None);
+    }
+
     #[test]
     fn counts_are_read_by_the_names_of_the_columns() {
-        let text = "# pxname,svname,qcur,qmax,scur,smax,slim,stot,bin\nweb,cdpipe1,0,0,2,5,,70,1\nweb,BACKEND,0,0,2,5,,70,1\nother,cdpipe1,0,0,9,9,,9,9\n";
+        let text = "# pxname,svname,qcur,qmax,scur,smax,slim,stot,hrsp_5xx,rtime\nweb,cdpipe1,0,0,2,5,,70,3,12\nweb,BACKEND,0,0,2,5,,70,3,12\nother,cdpipe1,0,0,9,9,,9,9,9\n";
         let counts = stat(text, "web").expect("an answer");
-        assert_eq!(counts.get("cdpipe1"), Some(&Counted { in_flight: 2, requests: 70 }));
+        assert_eq!(
+            counts.get("cdpipe1"),
+            Some(&Counted {
+                answers: Answers { of_class: [0, 0, 0, 0, 3], ..Answers::default() },
+                response_ms: 12,
+                in_flight: 2,
+                requests: 70
+            })
+        );
         assert_eq!(counts.len(), 2);
         assert_eq!(stat("Permission denied\n", "web"), None);
     }

@@ -11,7 +11,7 @@ use cdpipe_model::measure::{MeasureRequest, Sample};
 use cdpipe_model::observe::Role;
 use cdpipe_model::plan::{Channel, FlagProvider};
 use cdpipe_model::ports::{
-    BoxFuture, Call, HttpRequest, Measurer, Messenger, PortResult, Probe, Runner, Secrets,
+    BoxFuture, Call, HttpRequest, Measurer, Messenger, PortResult, Probe, Runner, Secrets, TrafficNumbers,
 };
 use cdpipe_model::secret::SecretValue;
 use cdpipe_model::{EnvName, Fault, ServiceName, Value};
@@ -193,7 +193,12 @@ impl Messenger for World {
 }
 
 impl Measurer for World {
-    fn measure<'a>(&'a self, call: Call<'a>, requests: &'a [MeasureRequest]) -> BoxFuture<'a, Vec<Sample>> {
+    fn measure<'a>(
+        &'a self,
+        call: Call<'a>,
+        requests: &'a [MeasureRequest],
+        _traffic: &'a dyn TrafficNumbers,
+    ) -> BoxFuture<'a, Vec<Sample>> {
         Box::pin(async move {
             let node = call.step.node;
             let begun = self.state().programmed.contains(call.step);
