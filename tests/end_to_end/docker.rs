@@ -2,6 +2,8 @@
 //! goes away or hangs, and a cdpipe that is killed.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says that something is wrong by panicking")]
 
+#[path = "docker/service.rs"]
+mod service;
 #[path = "docker/trouble.rs"]
 mod trouble;
 

@@ -2,6 +2,7 @@
 //! host key and a fixed address of its own. A key, an SSH configuration and the known hosts for them lie in the part's folder.
 
 use std::fs;
+use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -170,7 +171,15 @@ fn write_ssh(place: &Place, count: u32) -> Result<(), Trouble> {
 
 fn answers(number: u32) -> bool {
     let place = format!("{}:22", address(number)).parse::<std::net::SocketAddr>();
-    place.is_ok_and(|place| std::net::TcpStream::connect_timeout(&place, Duration::from_millis(300)).is_ok())
+    let Ok(place) = place else { return false };
+    let Ok(mut stream) = std::net::TcpStream::connect_timeout(&place, Duration::from_millis(300)) else {
+        return false;
+    };
+    // The port is open before anybody is there who speaks.
+    let mut banner = [0; 4];
+    stream.set_read_timeout(Some(Duration::from_secs(2))).is_ok()
+        && stream.read_exact(&mut banner).is_ok()
+        && &banner == b"SSH-"
 }
 
 fn run(place: &Place, image: &str, number: u32) -> Result<(), Trouble> {

@@ -71,7 +71,9 @@ impl<'b> Checker<'b> {
             }
         }
         for label in ["container", "mounts", "restart", "user", "workdir", "stop_signal", "entrypoint"] {
-            if let Some(value) = found.value(label) {
+            if let Some(word) = found.word(label) {
+                extra.insert(label.to_owned(), Value::Str(word.to_owned()));
+            } else if let Some(value) = found.value(label) {
                 extra.insert(label.to_owned(), value.clone());
             }
         }

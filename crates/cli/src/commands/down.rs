@@ -142,7 +142,11 @@ async fn stop(
             router.await_routed(call, &closed).await?;
             let drain = Duration::from_millis(deploy.service.drain_ms);
             let waits = cdpipe_model::ports::Call { deadline: STEP_WITHIN + drain, ..call };
-            for release in target.observe(call, &deploy.service.name, None).await?.releases {
+            for release in target
+                .observe(call, &deploy.service.name, deploy.service.platform_name.as_deref())
+                .await?
+                .releases
+            {
                 router.await_drained(waits, route, &release.id, &release.instances, drain).await?;
             }
         }

@@ -63,7 +63,8 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> Ended {
         let target = target?;
         let (step, effect) = (targets::no_step(), targets::effect("rollback"));
         let call = preview::call_for(&effect, &step, Duration::from_secs(30), &*look.ports.secrets);
-        let mut seen = target.observe(call, &deploy.service.name, None).await;
+        let mut seen =
+            target.observe(call, &deploy.service.name, deploy.service.platform_name.as_deref()).await;
         if let (Ok(seen), Some(router), Some(route)) = (&mut seen, router, &deploy.service.route)
             && let Ok(table) = router.observe(call, route).await
         {

@@ -59,7 +59,16 @@ impl Containers {
         let up: BTreeSet<u32> =
             same.iter().filter(|found| found.is_up()).map(|found| found.number()).collect();
         let running = u32::try_from(same.iter().filter(|found| found.is_up()).count()).unwrap_or(u32::MAX);
-        let missing = count.saturating_sub(running);
+        let mut missing = count.saturating_sub(running);
+        // Those that were there before cdpipe are brought back as they are: nobody here knows all that they were made with.
+        for found in same.iter().filter(|found| !found.is_up() && found.is_adopted()) {
+            if missing == 0 {
+                break;
+            }
+            let start = session.api.start_container(&found.name, None::<StartContainerOptions>);
+            session.ask_within("start a container", START_LIMIT, start).await?;
+            missing -= 1;
+        }
         if missing > 0 {
             let docker_config = &self.config.docker_config;
             let image =

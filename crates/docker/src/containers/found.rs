@@ -3,7 +3,7 @@
 use super::{Containers, Publish};
 use crate::client::Session;
 use crate::labels;
-use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum, HealthStatusEnum};
+use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum, HealthStatusEnum, MountPoint};
 use bollard::query_parameters::{InspectContainerOptions, ListContainersOptions};
 use cdpipe_model::observe::{Instance, Observation, ObservedRelease};
 use cdpipe_model::release::{Artifact, ReleaseSpec};
@@ -31,10 +31,14 @@ pub(super) struct Found {
     pub(super) ip: Option<String>,
     /// Published ports by `PORT/tcp`.
     pub(super) published: HashMap<String, String>,
+    /// The ports that it publishes when it runs, in order.
+    ports: Vec<u16>,
     pub(super) image: String,
     pub(super) image_id: String,
     pub(super) env: Vec<String>,
     pub(super) cmd: Vec<String>,
+    /// How it was made, in the words of a service.
+    made_with: BTreeMap<String, Value>,
 }
 
 impl Found {
@@ -55,6 +59,11 @@ impl Found {
 
     pub(super) fn is_running(&self) -> bool {
         self.state == ContainerStateStatusEnum::RUNNING
+    }
+
+    /// It was there before cdpipe, and carries no label of ours.
+    pub(super) fn is_adopted(&self) -> bool {
+        !self.labels.contains_key(labels::SERVICE)
     }
 
     pub(super) fn label(&self, name: &str) -> &str {
@@ -86,6 +95,10 @@ impl Found {
         let policy = host.restart_policy.and_then(|policy| policy.name);
         // What it was made with stays when it restarts, and is there before it runs. Ports that the engine chose are only in its settings.
         let mut published = HashMap::new();
+        let bound = host.port_bindings.iter().flatten();
+        let mut ports: Vec<u16> =
+            bound.filter_map(|(port, _)| port.strip_suffix("/tcp")?.parse().ok()).collect();
+        ports.sort_unstable();
         for ports in [settings.ports, host.port_bindings].into_iter().flatten() {
             for (port, bindings) in ports {
                 if let Some(binding) = bindings.unwrap_or_default().into_iter().next()
@@ -96,6 +109,20 @@ impl Found {
                     let address = address.unwrap_or_else(|| "127.0.0.1".to_owned());
                     published.insert(port, format!("{address}:{host_port}"));
                 }
+            }
+        }
+        let mounts: Vec<Value> = inspected.mounts.iter().flatten().filter_map(mount).collect();
+        let mut made_with = BTreeMap::new();
+        if !mounts.is_empty() {
+            made_with.insert("mounts".to_owned(), Value::List(mounts));
+        }
+        if let Some(entrypoint) = config.entrypoint.filter(|entrypoint| !entrypoint.is_empty()) {
+            let entrypoint = entrypoint.into_iter().map(Value::Str).collect();
+            made_with.insert("entrypoint".to_owned(), Value::List(entrypoint));
+        }
+        for (name, text) in [("user", config.user), ("workdir", config.working_dir)] {
+            if let Some(text) = text.filter(|text| !text.is_empty()) {
+                made_with.insert(name.to_owned(), Value::Str(text));
             }
         }
         use bollard::models::RestartPolicyNameEnum as Policy;
@@ -124,10 +151,12 @@ impl Found {
             finished: state.finished_at.unwrap_or_default(),
             ip: ip.filter(|ip| !ip.is_empty()),
             published,
+            ports,
             image: config.image.unwrap_or_default(),
             image_id: inspected.image.unwrap_or_default(),
             env: config.env.unwrap_or_default(),
             cmd: config.cmd.unwrap_or_default(),
+            made_with,
         }
     }
 }
@@ -205,7 +234,7 @@ impl Containers {
     async fn unmanaged(&self, session: &Session<'_>, name: &str) -> Result<Vec<Found>, Fault> {
         let pattern = format!("^/?{}$", name.replace('.', "\\."));
         let found = self.listed(session, HashMap::from([("name".to_owned(), vec![pattern])])).await?;
-        Ok(found.into_iter().filter(|found| !found.labels.contains_key(labels::SERVICE)).collect())
+        Ok(found.into_iter().filter(Found::is_adopted).collect())
     }
 
     pub(super) async fn see(
@@ -300,10 +329,25 @@ impl Containers {
     }
 }
 
-/// A container that was there before as a release: made from what it is. It keeps its name, and can be stopped and started, not made again
-/// with more than is here.
+/// `SOURCE:PATH` or `SOURCE:PATH:ro`.
+fn mount(point: &MountPoint) -> Option<Value> {
+    let source = point.name.as_ref().filter(|name| !name.is_empty()).or(point.source.as_ref())?;
+    let path = point.destination.as_ref()?;
+    let only = if point.rw == Some(false) { ":ro" } else { "" };
+    Some(Value::Str(format!("{source}:{path}{only}")))
+}
+
+/// The tag of an image, or the whole reference where it has none.
+fn tag(image: &str) -> &str {
+    match image.rsplit_once(':') {
+        Some((_, tag)) if !tag.contains('/') => tag,
+        _ => image,
+    }
+}
+
+/// A container that was there before as a release: made from what it is. It keeps its name and is stopped and started; more of its kind
+/// are made with what is here.
 fn adopted(found: &Found, service: &ServiceName, name: &str) -> ReleaseSpec {
-    let port = found.published.keys().filter_map(|port| port.strip_suffix("/tcp")?.parse().ok()).min();
     let env = found.env.iter().filter_map(|pair| {
         let (name, value) = pair.split_once('=')?;
         Some((name.to_owned(), Value::Str(value.to_owned())))
@@ -311,16 +355,17 @@ fn adopted(found: &Found, service: &ServiceName, name: &str) -> ReleaseSpec {
     ReleaseSpec {
         service: service.clone(),
         platform_name: (name != service.as_str()).then(|| name.to_owned()),
-        version: found.image.clone(),
+        version: tag(&found.image).to_owned(),
         artifact: Artifact::Image {
             reference: found.image.clone(),
             digest: Some(found.image_id.clone()),
             args: found.cmd.clone(),
         },
-        port,
+        // As it was made and not as it is: a container that stands still publishes nothing, and is the same release.
+        port: found.ports.first().copied(),
         env: env.collect(),
         health: Vec::new(),
         drain_ms: 10_000,
-        extra: BTreeMap::new(),
+        extra: found.made_with.clone(),
     }
 }

@@ -70,9 +70,14 @@ impl Containers {
         let mut resolved = spec.clone();
         match &mut resolved.artifact {
             Artifact::Image { reference, digest, .. } => {
-                let found =
-                    images::resolve(&session, reference, &self.config.docker_config, &self.masker).await?;
-                *digest = Some(found);
+                let (config, masker) = (&self.config.docker_config, &self.masker);
+                match digest {
+                    // A release that is brought back is what it was, wherever its tag points now.
+                    Some(digest) => {
+                        images::pinned(&session, reference, Some(digest), config, masker).await?;
+                    }
+                    None => *digest = Some(images::resolve(&session, reference, config, masker).await?),
+                }
                 Ok(resolved)
             }
             Artifact::Command { .. } | Artifact::Document { .. } => Err(not_an_image(spec)),

@@ -182,6 +182,13 @@ impl Containers {
         let since = steady.entry((found.name.clone(), found.restarts)).or_insert_with(Instant::now);
         if !is_healthy(found) {
             let said = found.health_said.as_deref().unwrap_or("it has not answered yet");
+            // The image says how often it may miss, and nothing else says how long to wait.
+            if found.health == Some(HealthStatusEnum::UNHEALTHY) && spec.health.is_empty() {
+                return Judged::Lost(format!(
+                    "instance {} is unhealthy, its image's check says: {said}",
+                    found.number()
+                ));
+            }
             return Judged::Coming(format!("its health check says: {said}"));
         }
         let mut asked = found.health.is_some();

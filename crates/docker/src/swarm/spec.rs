@@ -51,6 +51,8 @@ impl At<'_> {
     pub(super) async fn resolve(&self, spec: &ReleaseSpec) -> Result<ReleaseSpec, Fault> {
         let mut spec = spec.clone();
         match &mut spec.artifact {
+            // A release that is brought back is what it was, wherever its tag points now.
+            Artifact::Image { digest: Some(_), .. } => {}
             Artifact::Image { reference, digest, .. } => *digest = Some(self.digest(reference).await?),
             Artifact::Document { source, json } if json.is_empty() => {
                 let mut service = super::super::compose::read(&self.swarm.config.base, source)?;
