@@ -4,6 +4,8 @@
 
 #[path = "docker/service.rs"]
 mod service;
+#[path = "docker/steps.rs"]
+mod steps;
 #[path = "docker/trouble.rs"]
 mod trouble;
 

@@ -2,6 +2,9 @@
 //! socket is gone.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says that something is wrong by panicking")]
 
+#[path = "swarm/service.rs"]
+mod service;
+
 use cdpipe_tests::deployed::{Deployed, comes_true};
 use cdpipe_tests::door::Door;
 use cdpipe_tests::lab;

@@ -226,6 +226,22 @@ pub fn routers_that(target: TargetKind, can: impl Fn(&RouterCapabilities) -> boo
         .collect()
 }
 
+/// Settings and blocks of a service that not every target reads, and the targets that do.
+pub const SERVICE_SETTINGS: &[(&str, &[TargetKind])] = &[
+    ("mounts", &[TargetKind::Docker, TargetKind::Swarm]),
+    ("restart", &[TargetKind::Docker, TargetKind::Swarm]),
+    ("user", &[TargetKind::Docker, TargetKind::Swarm]),
+    ("workdir", &[TargetKind::Docker, TargetKind::Swarm]),
+    ("stop_signal", &[TargetKind::Docker, TargetKind::Swarm]),
+    ("entrypoint", &[TargetKind::Docker, TargetKind::Swarm]),
+    ("placement", &[TargetKind::Swarm]),
+    ("labels", &[TargetKind::Docker, TargetKind::Swarm, TargetKind::Kubernetes]),
+    ("logs", &[TargetKind::Docker, TargetKind::Swarm]),
+    ("resources", &[TargetKind::Docker, TargetKind::Swarm, TargetKind::Kubernetes]),
+    ("secrets", &[TargetKind::Swarm]),
+    ("configs", &[TargetKind::Swarm]),
+];
+
 /// Why this setting of `rolling` means nothing on a target, where it means nothing.
 pub fn rolling_setting(target: TargetKind, setting: &str) -> Option<&'static str> {
     match (target, setting) {

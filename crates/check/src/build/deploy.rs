@@ -40,6 +40,7 @@ impl<'b> Checker<'b> {
                 block.head(),
             ));
             self.fits_target(service, environment, block.head());
+            self.unread(service, environment, block.head());
             if let (Some(route), None) = (service.child(Id::ServiceRoute), environment.child(Id::Traffic)) {
                 self.report(
                     Diagnostic::new(

@@ -7,6 +7,7 @@ use crate::schema::{Id, Names};
 use crate::scope::{Around, Scope};
 use crate::structure::Block;
 use crate::values::Found;
+use cdpipe_model::capability;
 use cdpipe_model::expr::Expr as Lowered;
 use cdpipe_model::id::ServiceName;
 use cdpipe_model::service::{
@@ -57,9 +58,15 @@ impl<'b> Checker<'b> {
         }
         let health = block.children(Id::Health).map(|health| self.health(health, scope)).collect();
         let mut extra = BTreeMap::new();
-        for (label, id) in [("labels", Id::Labels), ("logs", Id::Logs), ("resources", Id::Resources)] {
+        for (label, id) in [
+            ("labels", Id::Labels),
+            ("logs", Id::Logs),
+            ("secrets", Id::Secrets),
+            ("configs", Id::Configs),
+            ("resources", Id::Resources),
+        ] {
             if let Some(child) = block.child(id) {
-                let values = if matches!(id, Id::Labels | Id::Logs) {
+                let values = if id != Id::Resources {
                     self.open_map(block, id, scope)
                         .into_iter()
                         .filter_map(|(key, value)| value.known().cloned().map(|value| (key, value)))
@@ -70,7 +77,9 @@ impl<'b> Checker<'b> {
                 extra.insert(label.to_owned(), Value::Map(values));
             }
         }
-        for label in ["container", "mounts", "restart", "user", "workdir", "stop_signal", "entrypoint"] {
+        for label in
+            ["container", "mounts", "restart", "user", "workdir", "stop_signal", "entrypoint", "placement"]
+        {
             if let Some(word) = found.word(label) {
                 extra.insert(label.to_owned(), Value::Str(word.to_owned()));
             } else if let Some(value) = found.value(label) {
@@ -288,6 +297,34 @@ impl<'b> Checker<'b> {
                     "the target",
                 )
                 .help(format!("a `{}` target runs services with {takes}", target.as_str())),
+            );
+        }
+    }
+
+    /// What the service says that a target does not read.
+    pub(crate) fn unread(&mut self, block: &Block<'_>, environment: &Block<'_>, deploy: Span) {
+        let Some(target) = target_kind(environment) else { return };
+        let said = capability::SERVICE_SETTINGS.iter().filter(|(_, readers)| !readers.contains(&target));
+        for (word, readers) in said {
+            let child = || block.inner.children.iter().find(|child| child.spec.keyword == *word);
+            let Some(span) =
+                block.setting(word).map(|setting| setting.span).or_else(|| child().map(Block::head))
+            else {
+                continue;
+            };
+            let readers: Vec<String> =
+                readers.iter().map(|kind| format!("`target {}`", kind.as_str())).collect();
+            self.report(
+                Diagnostic::new(
+                    &strategy_code::NOT_READ,
+                    span,
+                    format!("`{word}` means nothing in `{}`", environment.name_text()),
+                )
+                .also(deploy, format!("deployed to `target {}`", target.as_str()))
+                .help(format!(
+                    "it is read by {}: leave it out, or make a service for each",
+                    readers.join(", ")
+                )),
             );
         }
     }

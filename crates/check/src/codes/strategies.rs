@@ -53,4 +53,9 @@ codes! {
     "The service says where users reach it, and the environment has no `traffic`, so nothing sends them there."
     bad "environment here { target local }\nservice web { command = [\"./web\"], route { listen = 8080 } }\nstage up { deploy web to here }\n"
     good "environment here {\n  target local\n  traffic proxy\n}\nservice web { command = [\"./web\"], route { listen = 8080 } }\nstage up { deploy web to here }\n"
+
+    NOT_READ = "CD0611" Warning "the target does not read a setting";
+    "The service says something that only other targets than the one it is deployed to know, so it has no effect there."
+    bad "environment here { target local }\nservice web {\n  command = [\"./web\"]\n  mounts = [\"data:/data\"]\n}\nstage up { deploy web to here }\n"
+    good "environment here { target docker }\nservice web {\n  image = \"acme/web:1.0\"\n  mounts = [\"data:/data\"]\n}\nstage up { deploy web to here }\n"
 }

@@ -46,6 +46,6 @@ codes! {
 
     MINUTES_AS_CPU = "CD0309" Error "`500m` is eight hours, not half a processor";
     "`m` means minutes everywhere in this language. A share of a processor is a plain number."
-    bad "environment here { target local }\nservice web {\n  command = [\"./web\"]\n  resources { cpu = 500m }\n}\nstage up { deploy web to here }\n"
-    good "environment here { target local }\nservice web {\n  command = [\"./web\"]\n  resources { cpu = 0.5 }\n}\nstage up { deploy web to here }\n"
+    bad "environment here { target docker }\nservice web {\n  image = \"acme/web:1.0\"\n  resources { cpu = 500m }\n}\nstage up { deploy web to here }\n"
+    good "environment here { target docker }\nservice web {\n  image = \"acme/web:1.0\"\n  resources { cpu = 0.5 }\n}\nstage up { deploy web to here }\n"
 }

@@ -119,6 +119,8 @@ pub enum Id {
     Labels,
     Logs,
     Resources,
+    Secrets,
+    Configs,
     Health,
     ServiceRoute,
     Metrics,

@@ -71,10 +71,15 @@ static SERVICE_BODY: Body = Body::new(
         Setting::new("workdir", Kind::Str(Form::Plain), "Working folder in a container."),
         Setting::new("stop_signal", Kind::Str(Form::Plain), "The signal that asks a container to end: `SIGTERM`."),
         Setting::new("entrypoint", Kind::Argv, "Program and arguments before `command`, instead of those of the image."),
+        Setting::new(
+            "placement",
+            Kind::List(&Kind::Str(Form::Plain)),
+            "On which nodes of a Swarm its tasks may run: constraints such as `node.labels.disk == ssd`.",
+        ),
         Setting::new("retain", Kind::Int(1, 100), "How many former releases are kept for a rollback.")
             .default("5"),
     ],
-    &[&ENV, &LABELS, &LOGS, &RESOURCES, &HEALTH, &ROUTE],
+    &[&ENV, &LABELS, &LOGS, &RESOURCES, &SECRETS, &CONFIGS, &HEALTH, &ROUTE],
 )
 .not_empty();
 
@@ -115,6 +120,28 @@ static LOGS_BODY: Body = Body::new(&[], &[])
         typed: false,
         dotted: true,
         doc: "`driver`, or an option of it.",
+    })
+    .not_empty();
+
+static SECRETS: Statement = Statement::new(Id::Secrets, "secrets", "secrets of a Swarm that each task gets as files")
+    .body(&FILES_BODY)
+    .once()
+    .doc("They are there already (`docker secret create`); each is named with the path that it has in the container.")
+    .example("secrets { db_password = \"/run/secrets/db\" }");
+
+static CONFIGS: Statement = Statement::new(Id::Configs, "configs", "configs of a Swarm that each task gets as files")
+    .body(&FILES_BODY)
+    .once()
+    .doc("They are there already (`docker config create`); each is named with the path that it has in the container.")
+    .example("configs { nginx_v3 = \"/etc/nginx/nginx.conf\" }");
+
+static FILES_BODY: Body = Body::new(&[], &[])
+    .open(Open {
+        label: "NAME",
+        kind: Kind::Str(Form::Plain),
+        typed: false,
+        dotted: true,
+        doc: "Its name in the Swarm, and the path in the container.",
     })
     .not_empty();
 

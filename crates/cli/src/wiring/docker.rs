@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The network that instances join where none is named.
-const NETWORK: &str = "cdpipe";
+pub(super) const NETWORK: &str = "cdpipe";
 
 /// Containers of one engine.
 pub(crate) fn containers(environment: &Environment, site: &Site<'_>) -> Arc<dyn Target> {

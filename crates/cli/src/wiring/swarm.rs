@@ -1,6 +1,7 @@
 //! Docker Swarm.
 
 use super::Site;
+use super::docker::{NETWORK, docker_config};
 use cdpipe_docker::client::Engine;
 use cdpipe_docker::swarm::{Swarm, SwarmConfig};
 use cdpipe_model::Value;
@@ -16,6 +17,8 @@ pub(super) fn target(environment: &Environment, site: &Site<'_>) -> Arc<dyn Targ
         network: text("network").map(str::to_owned),
         environment: environment.name.clone(),
         base: site.base.to_owned(),
+        docker_config: docker_config(),
+        steps_network: NETWORK.to_owned(),
     };
     Arc::new(Swarm::new(config, site.masker.clone()))
 }

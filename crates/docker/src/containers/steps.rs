@@ -25,6 +25,7 @@ use futures_util::StreamExt as _;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
+use tokio::task::JoinHandle;
 
 /// Where `$CDPIPE_OUTPUT` lies.
 const OUTPUT: &str = "/tmp/cdpipe-output";
@@ -68,7 +69,11 @@ impl Containers {
             Err(fault) => return Err(fault),
         }
         let result = self.follow(&session, &name, run, stdin).await;
-        self.remove_later(call, &name, result.is_err());
+        if result.is_err() {
+            // A task of its own: it ends also if nobody waits for it any more. One that was cancelled or ran out of time still runs.
+            let _ = self.afterwards(call, &name, Afterwards::End).await;
+        }
+        self.afterwards(call, &name, Afterwards::Remove);
         result
     }
 
@@ -236,7 +241,7 @@ impl Containers {
                     Ok(outputs) => Probe::Done(Answer::Exited { outputs }),
                     Err(fault) => Probe::Failed(fault),
                 };
-                self.remove_later(session.call, &name, false);
+                self.afterwards(session.call, &name, Afterwards::Remove);
                 Ok(probe)
             }
         }
@@ -255,8 +260,8 @@ impl Containers {
         }
     }
 
-    /// Removes it when its outcome is sure to be known; one that failed or was cancelled is ended first.
-    fn remove_later(&self, call: Call<'_>, name: &str, end: bool) {
+    /// Ends or removes it, by a task of its own with time of its own.
+    fn afterwards(&self, call: Call<'_>, name: &str, what: Afterwards) -> JoinHandle<()> {
         let (this, name) = (self.clone(), name.to_owned());
         let (effect, step) = (call.effect.clone(), call.step.clone());
         tokio::spawn(async move {
@@ -271,14 +276,18 @@ impl Containers {
                 epoch: 0,
             };
             let Ok(session) = this.config.engine.session(call).await else { return };
-            if end {
-                let options = StopContainerOptions { t: Some(GRACE_S), signal: None };
-                let stop = session.api.stop_container(&name, Some(options));
-                let _ = session.ask_within("stop a container", END_LIMIT, stop).await;
+            match what {
+                Afterwards::End => {
+                    let options = StopContainerOptions { t: Some(GRACE_S), signal: None };
+                    let stop = session.api.stop_container(&name, Some(options));
+                    let _ = session.ask_within("stop a container", END_LIMIT, stop).await;
+                }
+                Afterwards::Remove => {
+                    tokio::time::sleep(PROOF_STAYS).await;
+                    let _ = this.delete(&session, &name).await;
+                }
             }
-            tokio::time::sleep(PROOF_STAYS).await;
-            let _ = this.delete(&session, &name).await;
-        });
+        })
     }
 
     /// Removes what earlier runs left: containers of steps that have ended, of runs other than this.
@@ -292,6 +301,14 @@ impl Containers {
         }
         Ok(())
     }
+}
+
+/// What becomes of a step's container when its call has been answered.
+enum Afterwards {
+    /// It is ended, if it still runs: it was cancelled, or ran out of time.
+    End,
+    /// It is removed when its outcome is sure to be known.
+    Remove,
 }
 
 fn step_name(call: Call<'_>) -> String {

@@ -21,11 +21,12 @@ mod spec;
 mod steps;
 
 use crate::client::{Engine, Session};
+use crate::containers::{Containers, ContainersConfig, Publish};
 use cdpipe_host::Masker;
 use cdpipe_model::action::RunAction;
 use cdpipe_model::observe::{Instance, Observation};
 use cdpipe_model::plan::LockKey;
-use cdpipe_model::ports::{Call, LockOwner, LockState, PortResult, Target};
+use cdpipe_model::ports::{BoxFuture, Call, LockOwner, LockState, PortResult, Probe, Target};
 use cdpipe_model::release::ReleaseSpec;
 use cdpipe_model::strategy::{OldRelease, RollPolicy};
 use cdpipe_model::{EnvName, Fault, ServiceName, Value};
@@ -47,6 +48,10 @@ pub struct SwarmConfig {
     pub environment: EnvName,
     /// Folder of the pipeline's file: a compose file is relative to this.
     pub base: PathBuf,
+    /// The folder of Docker's own `config.json`.
+    pub docker_config: PathBuf,
+    /// The network of `run "…" { image = … }` on the manager's engine; made if it is not there.
+    pub steps_network: String,
 }
 
 /// Services of a Docker Swarm.
@@ -60,6 +65,19 @@ impl Swarm {
     /// A target; nothing is asked yet.
     pub fn new(config: SwarmConfig, masker: Masker) -> Self {
         Self { config, masker }
+    }
+
+    /// Containers for single commands: they run on the manager's own engine, not as services.
+    fn steps(&self) -> Containers {
+        let config = ContainersConfig {
+            engine: self.config.engine.clone(),
+            environment: self.config.environment.clone(),
+            network: self.config.steps_network.clone(),
+            publish: Publish::Network,
+            adopt: std::collections::BTreeSet::new(),
+            docker_config: self.config.docker_config.clone(),
+        };
+        Containers::new(config, self.masker.clone())
     }
 
     /// The name of the workload, and what the names of all else begin with.
@@ -164,6 +182,22 @@ impl Target for Swarm {
 
     fn remove<'a>(&'a self, call: Call<'a>, service: &'a ServiceName) -> PortResult<'a, usize> {
         with!(self, call, |at| at.remove(service).await)
+    }
+
+    fn run_image<'a>(
+        &'a self,
+        call: Call<'a>,
+        run: &'a RunAction,
+    ) -> PortResult<'a, BTreeMap<String, String>> {
+        Box::pin(async move { self.steps().run_image(call, run).await })
+    }
+
+    fn probe_image<'a>(&'a self, call: Call<'a>) -> BoxFuture<'a, Probe> {
+        Box::pin(async move { self.steps().probe_image(call).await })
+    }
+
+    fn stop_image<'a>(&'a self, call: Call<'a>) -> BoxFuture<'a, ()> {
+        Box::pin(async move { self.steps().stop_image(call).await })
     }
 
     fn exec<'a>(

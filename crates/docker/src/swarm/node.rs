@@ -49,17 +49,12 @@ impl At<'_> {
     /// `conflict` if the name is taken.
     pub(super) async fn create(&self, spec: ServiceSpec) -> Result<(), Fault> {
         let name = spec.name.clone().unwrap_or_default();
-        self.session.ask("create a service", self.session.api.create_service(spec, None)).await.map_err(
-            |fault| {
-                let taken =
-                    fault.message.contains("name conflicts") || fault.message.contains("already exists");
-                if taken {
-                    Fault::new("conflict", format!("a service {name} is there already"))
-                } else {
-                    fault
-                }
-            },
-        )?;
+        let credentials = self.credentials(&image_of(&spec)).await?;
+        let create = self.session.api.create_service(spec, credentials);
+        self.session.ask("create a service", create).await.map_err(|fault| {
+            let taken = fault.message.contains("name conflicts") || fault.message.contains("already exists");
+            if taken { Fault::new("conflict", format!("a service {name} is there already")) } else { fault }
+        })?;
         Ok(())
     }
 
@@ -70,7 +65,8 @@ impl At<'_> {
             Fault::new("unsupported", format!("the Swarm's version index {index} is too large for its API"))
         })?;
         let options = UpdateServiceOptionsBuilder::default().version(version).build();
-        let work = self.session.api.update_service(&id, spec, options, None);
+        let credentials = self.credentials(&image_of(&spec)).await?;
+        let work = self.session.api.update_service(&id, spec, options, credentials);
         match self.session.ask("update a service", work).await {
             Ok(_) => Ok(true),
             Err(fault) if fault.message.contains("out of sequence") || fault.kind == "not-found" => Ok(false),
@@ -125,4 +121,10 @@ impl At<'_> {
 
 fn index(version: Option<&bollard::models::ObjectVersion>) -> u64 {
     version.and_then(|version| version.index).unwrap_or(0)
+}
+
+/// The image that the tasks of a service run.
+fn image_of(spec: &ServiceSpec) -> String {
+    let container = spec.task_template.as_ref().and_then(|task| task.container_spec.as_ref());
+    container.and_then(|container| container.image.clone()).unwrap_or_default()
 }

@@ -5,15 +5,16 @@
 
 use super::{At, Swarm};
 use crate::labels;
+use bollard::auth::DockerCredentials;
 use bollard::models::{
     EndpointPortConfig, EndpointPortConfigProtocolEnum, EndpointPortConfigPublishModeEnum, EndpointSpec,
-    EndpointSpecModeEnum, HealthConfig, Limit, NetworkAttachmentConfig, ResourceObject, ServiceSpec,
-    ServiceSpecMode, ServiceSpecModeReplicated, ServiceSpecRollbackConfig,
+    EndpointSpecModeEnum, HealthConfig, Limit, Mount, MountType, NetworkAttachmentConfig, ResourceObject,
+    ServiceSpec, ServiceSpecMode, ServiceSpecModeReplicated, ServiceSpecRollbackConfig,
     ServiceSpecRollbackConfigFailureActionEnum, ServiceSpecRollbackConfigOrderEnum, ServiceSpecUpdateConfig,
     ServiceSpecUpdateConfigFailureActionEnum, ServiceSpecUpdateConfigOrderEnum, TaskSpecContainerSpec,
     TaskSpecContainerSpecConfigs, TaskSpecContainerSpecFile, TaskSpecContainerSpecFile1,
-    TaskSpecContainerSpecSecrets, TaskSpecPlacement, TaskSpecResources, TaskSpecRestartPolicy,
-    TaskSpecRestartPolicyConditionEnum,
+    TaskSpecContainerSpecSecrets, TaskSpecLogDriver, TaskSpecPlacement, TaskSpecResources,
+    TaskSpecRestartPolicy, TaskSpecRestartPolicyConditionEnum,
 };
 use cdpipe_model::ports::expose;
 use cdpipe_model::release::{Artifact, ReleaseSpec};
@@ -50,6 +51,13 @@ impl At<'_> {
     /// Finds the digest of the image.
     pub(super) async fn resolve(&self, spec: &ReleaseSpec) -> Result<ReleaseSpec, Fault> {
         let mut spec = spec.clone();
+        // Better found here than halfway through.
+        for name in texts(&spec, "secrets").keys() {
+            self.secret_id(name).await?;
+        }
+        for name in texts(&spec, "configs").keys() {
+            self.config_id(name).await?;
+        }
         match &mut spec.artifact {
             // A release that is brought back is what it was, wherever its tag points now.
             Artifact::Image { digest: Some(_), .. } => {}
@@ -80,7 +88,8 @@ impl At<'_> {
         if let Some((_, digest)) = reference.split_once('@') {
             return Ok(digest.to_owned());
         }
-        let asked = self.session.api.inspect_registry_image(reference, None);
+        let credentials = self.credentials(reference).await?;
+        let asked = self.session.api.inspect_registry_image(reference, credentials);
         let refused =
             match self.session.ask_within("ask the registry for an image", REGISTRY_WITHIN, asked).await {
                 Ok(found) => match found.descriptor.digest {
@@ -97,6 +106,11 @@ impl At<'_> {
                 .details([self.swarm.masker.mask(&refused.message).into_owned()])
                 .help("push it, or mend its name; nothing was changed")),
         }
+    }
+
+    /// Who we are to the registry of an image; the Swarm passes it on to the nodes that pull.
+    pub(super) async fn credentials(&self, reference: &str) -> Result<Option<DockerCredentials>, Fault> {
+        crate::credentials::of(&self.swarm.config.docker_config, reference, &self.swarm.masker).await
     }
 
     /// The image as a task names it: by digest. One that only the engine has is named by its id.
@@ -132,11 +146,26 @@ impl At<'_> {
             let container = task.container_spec.take().unwrap_or_default();
             task.container_spec = Some(self.container(spec, form, container).await?);
             task.resources = resources(spec).or(task.resources.take());
-            task.restart_policy.get_or_insert(TaskSpecRestartPolicy {
+            let restart = task.restart_policy.get_or_insert(TaskSpecRestartPolicy {
                 condition: Some(TaskSpecRestartPolicyConditionEnum::ANY),
                 delay: Some(nanos(RESTART_DELAY_MS)),
                 ..TaskSpecRestartPolicy::default()
             });
+            if let Some(said) = text(spec, "restart") {
+                restart.condition = Some(match said.as_str() {
+                    "never" => TaskSpecRestartPolicyConditionEnum::NONE,
+                    "on_failure" => TaskSpecRestartPolicyConditionEnum::ON_FAILURE,
+                    _ => TaskSpecRestartPolicyConditionEnum::ANY,
+                });
+            }
+            let mut logs: HashMap<String, String> = texts(spec, "logs")
+                .into_iter()
+                .map(|(name, value)| (name.replace('_', "-"), value))
+                .collect();
+            if !logs.is_empty() {
+                let name = logs.remove("driver").unwrap_or_else(|| "json-file".to_owned());
+                task.log_driver = Some(TaskSpecLogDriver { name: Some(name), options: Some(logs) });
+            }
             if let Some(constraints) = list(spec, "placement") {
                 let placement =
                     TaskSpecPlacement { constraints: Some(constraints), ..TaskSpecPlacement::default() };
@@ -203,6 +232,15 @@ impl At<'_> {
         Ok(pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
     }
 
+    async fn secret_id(&self, name: &str) -> Result<String, Fault> {
+        let found = self.session.ask_for("inspect a secret", self.session.api.inspect_secret(name)).await?;
+        found.and_then(|secret| secret.id).ok_or_else(|| missing("secret", name))
+    }
+
+    async fn config_id(&self, name: &str) -> Result<String, Fault> {
+        self.config(name).await?.and_then(|config| config.id).ok_or_else(|| missing("config", name))
+    }
+
     async fn container(
         &self,
         spec: &ReleaseSpec,
@@ -232,13 +270,18 @@ impl At<'_> {
         labels.insert(labels::RELEASE.to_owned(), spec.id().to_string());
         container.labels = Some(labels);
         container.stop_grace_period = Some(nanos(spec.drain_ms));
+        container.user = text(spec, "user").or(container.user.take());
+        container.dir = text(spec, "workdir").or(container.dir.take());
+        container.stop_signal = text(spec, "stop_signal").or(container.stop_signal.take());
+        container.command = list(spec, "entrypoint").or(container.command.take());
+        if let Some(said) = list(spec, "mounts") {
+            container.mounts = Some(said.iter().map(|text| mount(text)).collect::<Result<_, _>>()?);
+        }
         if let Some(health) = health(spec) {
             container.health_check = Some(health);
         }
         for (name, path) in texts(spec, "secrets") {
-            let asked = self.session.api.inspect_secret(&name);
-            let found = self.session.ask_for("inspect a secret", asked).await?;
-            let id = found.and_then(|secret| secret.id).ok_or_else(|| missing("secret", &name))?;
+            let id = self.secret_id(&name).await?;
             container.secrets.get_or_insert_default().push(TaskSpecContainerSpecSecrets {
                 file: Some(TaskSpecContainerSpecFile {
                     name: Some(path),
@@ -251,11 +294,7 @@ impl At<'_> {
             });
         }
         for (name, path) in texts(spec, "configs") {
-            let id = self
-                .config(&name)
-                .await?
-                .and_then(|config| config.id)
-                .ok_or_else(|| missing("config", &name))?;
+            let id = self.config_id(&name).await?;
             container.configs.get_or_insert_default().push(TaskSpecContainerSpecConfigs {
                 file: Some(TaskSpecContainerSpecFile1 {
                     name: Some(path),
@@ -271,22 +310,32 @@ impl At<'_> {
         // A compose file names them; the Swarm wants their ids too.
         for secret in container.secrets.iter_mut().flatten().filter(|secret| secret.secret_id.is_none()) {
             let name = secret.secret_name.clone().unwrap_or_default();
-            let found =
-                self.session.ask_for("inspect a secret", self.session.api.inspect_secret(&name)).await?;
-            secret.secret_id =
-                Some(found.and_then(|secret| secret.id).ok_or_else(|| missing("secret", &name))?);
+            secret.secret_id = Some(self.secret_id(&name).await?);
         }
         for config in container.configs.iter_mut().flatten().filter(|config| config.config_id.is_none()) {
             let name = config.config_name.clone().unwrap_or_default();
-            let id = self
-                .config(&name)
-                .await?
-                .and_then(|config| config.id)
-                .ok_or_else(|| missing("config", &name))?;
-            config.config_id = Some(id);
+            config.config_id = Some(self.config_id(&name).await?);
         }
         Ok(container)
     }
+}
+
+/// `SOURCE:PATH` or `SOURCE:PATH:ro`; the source is a volume or an absolute path.
+fn mount(text: &str) -> Result<Mount, Fault> {
+    let mut parts = text.split(':');
+    let (source, path, mode, more) = (parts.next(), parts.next(), parts.next(), parts.next());
+    let (Some(source), Some(path), None | Some("ro" | "rw"), None) = (source, path, mode, more) else {
+        return Err(Fault::new("bad-value", format!("`{text}` is no mount"))
+            .help("write `SOURCE:PATH` or `SOURCE:PATH:ro`; the source is a volume or an absolute path"));
+    };
+    let typ = if source.starts_with('/') { MountType::BIND } else { MountType::VOLUME };
+    Ok(Mount {
+        source: Some(source.to_owned()),
+        target: Some(path.to_owned()),
+        typ: Some(typ),
+        read_only: Some(mode == Some("ro")),
+        ..Mount::default()
+    })
 }
 
 fn missing(what: &str, name: &str) -> Fault {
@@ -446,6 +495,10 @@ fn texts(spec: &ReleaseSpec, name: &str) -> BTreeMap<String, String> {
         Some(Value::Map(map)) => map.iter().map(|(key, value)| (key.clone(), value.to_string())).collect(),
         _ => BTreeMap::new(),
     }
+}
+
+fn text(spec: &ReleaseSpec, name: &str) -> Option<String> {
+    spec.extra.get(name).map(Value::to_string)
 }
 
 fn list(spec: &ReleaseSpec, name: &str) -> Option<Vec<String>> {
