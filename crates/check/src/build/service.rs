@@ -272,13 +272,14 @@ impl<'b> Checker<'b> {
         let fine = match word {
             "command" => matches!(target, TargetKind::Local | TargetKind::Hosts),
             "image" => matches!(target, TargetKind::Docker | TargetKind::Swarm | TargetKind::Kubernetes),
-            "compose" => matches!(target, TargetKind::Docker | TargetKind::Swarm),
+            "compose" => target == TargetKind::Swarm,
             _ => target == TargetKind::Kubernetes,
         };
         if !fine {
             let takes = match target {
                 TargetKind::Local | TargetKind::Hosts => "`command`",
-                TargetKind::Docker | TargetKind::Swarm => "`image` or `compose`",
+                TargetKind::Docker => "`image`",
+                TargetKind::Swarm => "`image` or `compose`",
                 TargetKind::Kubernetes => "`image` or `manifest`",
             };
             self.report(
