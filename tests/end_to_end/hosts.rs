@@ -445,3 +445,72 @@ fn killed_in_mid_deploy_it_is_gone_on_with_and_nothing_is_there_twice() {
     assert_eq!(shop.shops("v0"), [0, 0, 0]);
     assert_dropped_nothing(users);
 }
+
+/// HAProxy on one of the machines, asked over SSH: a canary, a release that never gets ready and one whose errors HAProxy itself has counted.
+#[test]
+fn haproxy_on_one_of_the_machines() {
+    let test = "haproxy_on_one_of_the_machines";
+    let Some(machines) = Machines::get(test) else { return };
+    let strategy = "canary { step 50% for 2s }";
+    let shop = Shop::with(&machines, strategy, "process");
+    let (dir, port) = (&shop.dir, cdpipe_tests::ports::free().unwrap());
+    let config = format!(
+        "global\n  stats socket {dir}/edge.sock level admin\n  pidfile {dir}/edge.pid\ndefaults\n  mode http\n  timeout connect 5s\n  \
+         timeout client 30s\n  timeout server 30s\nfrontend users\n  bind 127.0.0.1:{port}\n  default_backend shop\nbackend shop\n  \
+         balance roundrobin\n  server-template cdpipe 1-12 127.0.0.1:1 disabled\n"
+    );
+    machines
+        .shell("web-1", &format!("cat > {dir}/edge.cfg <<'END'\n{config}END\nhaproxy -D -f {dir}/edge.cfg"));
+    let text = std::fs::read_to_string(shop.shop.place.work().join(FILE)).unwrap();
+    let listen = format!("route    {{ listen = \"{}\" }}", shop.shop.address);
+    let text = text
+        .replace(
+            "traffic proxy {}",
+            &format!("traffic haproxy {{ host = \"web-1\", socket = \"{dir}/edge.sock\" }}"),
+        )
+        .replace(&listen, "")
+        .replace("source scrape {}", "source traffic")
+        .replace("watch every 200ms", "watch every 1s")
+        .replace(
+            "'http_requests_total{status=~\"5..\"}', 'http_requests_total'",
+            "'requests_total{code=\"5xx\"}', 'requests_total'",
+        );
+    shop.shop.place.write(FILE, text).unwrap();
+    // Users ask one after the other until they are told to stop.
+    let ask = || {
+        machines.shell(
+            "web-1",
+            &format!(
+                "rm -f {dir}/stop; for n in $(seq 3000); do [ -e {dir}/stop ] && break; \
+                 curl -s -o /dev/null -w '%{{http_code}} ' http://127.0.0.1:{port}/; sleep 0.01; done"
+            ),
+        )
+    };
+    let serves = |version: &str| {
+        let head = machines.shell("web-1", &format!("curl -si http://127.0.0.1:{port}/"));
+        assert!(head.starts_with("HTTP/1.1 200") && head.contains(&format!(": {version}")), "{head}");
+    };
+    let deploy = |version: &str, fault: &str, code: i32, says: &str| {
+        std::thread::scope(|scope| {
+            let users = scope.spawn(ask);
+            let ended = shop.deploy(version, fault);
+            machines.shell("web-1", &format!("touch {dir}/stop"));
+            let said = format!("{}{}", ended.stdout, ended.stderr);
+            assert_eq!(ended.code, Some(code), "{said}");
+            assert!(said.contains(says), "{says:?} is missing from\n{said}");
+            users.join().unwrap()
+        })
+    };
+    let first = shop.deploy("1.0", "");
+    assert_eq!(first.code, Some(0), "{}{}", first.stdout, first.stderr);
+    serves("1.0");
+    for (version, fault, code, says) in [("1.1", "", 0, ""), ("1.2", "never-healthy", 3, "/health")] {
+        let answers = deploy(version, fault, code, says);
+        assert!(answers.split(' ').all(|answer| answer == "200"), "{version}: {answers}");
+        serves("1.1");
+    }
+    let answers = deploy("1.3", "errors=40%", 3, "error_rate");
+    assert!(answers.split(' ').all(|answer| ["200", "500"].contains(&answer)), "{answers}");
+    serves("1.1");
+    machines.shell("web-1", &format!("kill $(cat {dir}/edge.pid)"));
+}
