@@ -218,16 +218,15 @@ fn numbers(text: &str, service: &str, route: &str, release: Option<&ReleaseId>) 
         ("cdpipe_proxy_request_duration_seconds_bucket{", "response_time_seconds_bucket{"),
     ];
     let of = format!("service=\"{service}\",route=\"{route}\",release=\"");
-    let picked = |labels: &str| {
-        let rest = labels.strip_prefix(of.as_str())?;
-        let found = rest.split_once('"')?.0;
-        release.is_none_or(|release| release.as_str() == found).then_some(())
+    let is_theirs = |labels: &str| {
+        let found = labels.strip_prefix(of.as_str()).and_then(|rest| rest.split_once('"'));
+        found.is_some_and(|(found, _)| release.is_none_or(|release| release.as_str() == found))
     };
     let mut out = String::new();
     for line in text.lines() {
         for (own, name) in NAMES {
             if let Some(labels) = line.strip_prefix(own)
-                && picked(labels).is_some()
+                && is_theirs(labels)
             {
                 out.push_str(name);
                 out.push_str(labels);
