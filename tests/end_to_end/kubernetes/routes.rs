@@ -2,16 +2,15 @@
 
 use super::{Space, assert_ended};
 use cdpipe_tests::deployed::ask_host;
+use cdpipe_tests::lab;
 use cdpipe_tests::load::{Kind, Load, Mix};
-use std::io::Write as _;
 use std::net::SocketAddr;
 
-/// Where the lab's Envoy serves VirtualServices or HTTPRoutes. A machine that has not built Istio yet does without: that takes longer
-/// than the rest of the tests, so it is no failure anywhere.
+/// Where the lab's Envoy serves VirtualServices or HTTPRoutes.
 fn edge(test: &str, variable: &str) -> Option<SocketAddr> {
     let found = std::env::var(variable).ok().and_then(|address| address.parse().ok());
     if found.is_none() {
-        let _ = writeln!(std::io::stderr(), "SKIPPED {test}: needs Istio (cargo xtask lab up istio)");
+        lab::skip(test, "Istio (cargo xtask test, or cargo xtask lab up istio)").unwrap();
     }
     found
 }

@@ -1,7 +1,7 @@
 //! Istio on the cluster of the part `kubernetes`: a real istiod and one real Envoy as its gateway, both as processes of this machine. The
 //! Envoy serves VirtualServices on one port and HTTPRoutes of the Gateway API on another.
 //!
-//! Building istiod takes minutes once for a machine, so only machines that have it already bring it up for the tests.
+//! Building istiod takes some minutes, once for a machine.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -230,8 +230,7 @@ impl Part for Istio {
     }
 
     fn used_by(&self) -> &'static [For] {
-        let is_built = install::cached_path("istio", VERSION).is_ok_and(|path| project::is_executable(&path));
-        if is_built { &[For::Test] } else { &[] }
+        &[For::Test]
     }
 
     fn needs(&self) -> &'static [&'static str] {
