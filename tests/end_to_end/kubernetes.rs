@@ -43,6 +43,8 @@ impl Space {
         let text = std::fs::read_to_string(repository().join("pipelines").join(pipeline)).unwrap();
         let text = text
             .replace("namespace = \"default\"", &format!("namespace = \"{name}\""))
+            // Tests have one in `$KUBECONFIG`, and some have one of their own.
+            .replace("kubeconfig = kubeconfig, ", "")
             .replace("127.0.0.1:5000", registry)
             .replace("within = 30s", "within = 15s");
         place.write("pipeline.cd", text).unwrap();
