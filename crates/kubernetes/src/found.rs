@@ -1,5 +1,6 @@
 //! What is there of a service: Deployments, their ReplicaSets and pods, read by label.
 
+use crate::canary::is_canary;
 use crate::client::Session;
 use crate::manifest::{RELEASE, SERVICE, SPEC, is_ours};
 use cdpipe_model::observe::{Instance, Observation, ObservedRelease};
@@ -22,7 +23,8 @@ pub(crate) struct Found {
     pub(crate) pods: Vec<Pod>,
 }
 
-fn label<'a>(meta: &'a ObjectMeta, name: &str) -> Option<&'a str> {
+/// A label of an object.
+pub(crate) fn label<'a>(meta: &'a ObjectMeta, name: &str) -> Option<&'a str> {
     meta.labels.as_ref()?.get(name).map(String::as_str)
 }
 
@@ -137,6 +139,7 @@ impl Found {
             unmanaged: unmanaged.map(|name| format!("Deployment/{name}")).into_iter().collect(),
             table: None,
             fence: named.map(fence),
+            autoscaled: None,
         }
     }
 
@@ -159,11 +162,13 @@ pub(crate) async fn pods(session: &Session<'_>, params: &ListParams) -> Result<V
     Ok(session.ask("list pods", || pods.list(params)).await?.items)
 }
 
-/// Instances of a release among these pods, the ready ones first, then by name.
+/// Instances of a release among these pods, the ready ones first, those of a canary after the others, then by name.
 pub(crate) fn instances(pods: &[Pod], spec: &ReleaseSpec) -> Vec<Instance> {
     let id = spec.id();
-    let mut found: Vec<Instance> =
-        pods.iter().filter(|pod| is_live(pod, &id)).filter_map(|pod| instance(pod, spec.port)).collect();
-    found.sort_by(|a, b| (!a.ready, a.id.as_str()).cmp(&(!b.ready, b.id.as_str())));
-    found
+    let live = pods.iter().filter(|pod| is_live(pod, &id));
+    let mut found: Vec<(bool, Instance)> =
+        live.filter_map(|pod| Some((is_canary(&pod.metadata), instance(pod, spec.port)?))).collect();
+    let key = |(canary, one): &(bool, Instance)| (!one.ready, *canary, one.id.to_string());
+    found.sort_by_cached_key(key);
+    found.into_iter().map(|(_, instance)| instance).collect()
 }

@@ -4,7 +4,7 @@
 //! Uses `model`, and of `host` only the masker. `client` is the connection and its errors; `manifest` is the one place that says what a
 //! release is on a cluster, `found` the one that reads it back; `pods` judges pods; `workload` writes, `roll` and `steps` are the two
 //! ways a release comes in; `target`, `lock`, `router` and `weighted` are the ports,
-//! `rules` is what `weighted` writes, `exec` and `job` run commands.
+//! `rules` is what `weighted` writes, `backends` what it points to, `exec` and `job` run commands.
 //!
 //! Deliberately not here: what should run where and when (`machine`); manifests of users, other workloads than Deployments.
 //!
@@ -12,6 +12,8 @@
 //! server-side by the field manager `cdpipe`; of a route that somebody else has made only the backends that name the service change. What is changed is changed at the resource version it was read at. Every wait ends with
 //! its call's deadline. Values of secrets are in Secret objects only, never in a template or an annotation.
 
+mod backends;
+mod canary;
 mod client;
 mod exec;
 mod found;
@@ -22,6 +24,7 @@ mod pods;
 mod roll;
 mod router;
 mod rules;
+mod scale;
 mod steps;
 mod target;
 mod weighted;

@@ -39,6 +39,13 @@ pub(crate) fn is_ours(labels: Option<&BTreeMap<String, String>>) -> bool {
     labels.and_then(|labels| labels.get(MANAGED_BY)).is_some_and(|manager| manager == MANAGER)
 }
 
+/// The labels of everything that is made for a service.
+pub(crate) fn ours(service: &ServiceName) -> BTreeMap<String, String> {
+    [(MANAGED_BY, MANAGER), (SERVICE, service.as_str())]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into()
+}
+
 /// How many, how, and on what condition.
 pub(crate) struct Wanted<'a> {
     pub(crate) name: &'a str,

@@ -1,9 +1,10 @@
 //! The Deployment that the platform rolls by itself.
 
 use crate::client::Session;
-use crate::found::{self, fence, instances, release_of, template};
+use crate::found::{self, Found, fence, instances, release_of, template};
 use crate::manifest;
 use crate::pods::{self, Patience};
+use crate::scale;
 use crate::steps::delete;
 use crate::target::{Kubernetes, POLL};
 use crate::workload::{deployments, name_of, of_service, replicas, stale, what};
@@ -27,6 +28,9 @@ impl Kubernetes {
         self.apply_secret(&session, spec).await?;
         let name = manifest::rolling_name(&spec.service, spec.platform_name.as_deref());
         let id = spec.id();
+        let all = Found::read(&session, &spec.service).await?.deployments;
+        let named: Vec<&Deployment> = all.iter().filter(|one| name_of(one) == name).collect();
+        let is_scaled = scale::wanted(&session, named).await?.is_some();
         let applied = self
             .apply(&session, spec, &name, Some(policy), |there| {
                 let Some(there) = there else { return Ok(Some(count)) };
@@ -38,10 +42,10 @@ impl Kubernetes {
                     )
                     .help("see who did (`kubectl rollout history`), then run again"));
                 }
-                Ok(Some(count))
+                Ok(Some(if is_scaled { replicas(there) } else { count }))
             })
             .await?;
-        let instances = self.await_rolled(&session, spec, &name, count, applied.as_ref().map(fence)).await?;
+        let instances = self.await_rolled(&session, spec, &name, applied.as_ref().map(fence)).await?;
         Self::end_others(&session, spec, &name).await?;
         Ok(instances)
     }
@@ -63,7 +67,6 @@ impl Kubernetes {
         session: &Session<'_>,
         spec: &ReleaseSpec,
         name: &str,
-        count: u32,
         applied: Option<u64>,
     ) -> Result<Vec<Instance>, Fault> {
         let (api, params, id) = (deployments(session), of_service(&spec.service), spec.id());
@@ -85,6 +88,8 @@ impl Kubernetes {
                 .help("see who did (`kubectl rollout history`), then run again"));
             }
             let pods = found::pods(session, &params).await?;
+            // An autoscaler may change its mind meanwhile.
+            let count = replicas(&there);
             let progress = progress(&there, count);
             if progress.done {
                 return Ok(instances(&pods, spec));

@@ -1,17 +1,20 @@
 //! A Deployment for each release, which cdpipe itself brings up, waits for and takes down.
 
+use crate::canary::{self, made_by};
 use crate::client::Session;
-use crate::found::{self, Found, instances, release_of, template};
+use crate::found::{self, Found, instances, is_live, release_of, template};
 use crate::manifest;
 use crate::pods::{self, Patience};
 use crate::roll::progress;
+use crate::scale;
 use crate::target::{Kubernetes, POLL};
-use crate::workload::{deployments, name_of, of_service, replicas, stale, what};
+use crate::workload::{deployments, name_of, of_service, replicas, scale_down, stale, what};
 use cdpipe_model::observe::Instance;
 use cdpipe_model::ports::Call;
 use cdpipe_model::release::ReleaseSpec;
 use cdpipe_model::strategy::OldRelease;
 use cdpipe_model::{Fault, ReleaseId, ServiceName, Value};
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Secret, Service};
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams};
@@ -28,24 +31,26 @@ impl Kubernetes {
         count: u32,
         extra: &BTreeMap<String, Value>,
     ) -> Result<Vec<Instance>, Fault> {
-        if !extra.is_empty() {
-            return Err(Fault::new(
-                "unsupported",
-                "this version makes no pods with the extra `env` of a canary on kubernetes",
-            ));
-        }
         let session = self.cluster.session(call).await?;
         self.apply_secret(&session, spec).await?;
         let found = Found::read(&session, &spec.service).await?;
         let id = spec.id();
+        if !extra.is_empty() {
+            self.ensure_canary(&session, spec, count, extra).await?;
+            return Ok(Found::read(&session, &spec.service).await?.instances(spec));
+        }
         // The Deployment that rolls may have this release: then it is healed there.
-        let name =
-            found.of(&id).next().map_or_else(|| manifest::side_name(spec), |one| name_of(one).to_owned());
-        self.apply(&session, spec, &name, None, |there| {
-            let has = there.map_or(0, replicas);
-            Ok(Some(has.max(count)))
-        })
-        .await?;
+        let mut ours = found.of(&id).filter(|one| !canary::makes(one));
+        let name = ours.next().map_or_else(|| manifest::side_name(spec), |one| name_of(one).to_owned());
+        let applied = self
+            .apply(&session, spec, &name, None, |there| {
+                let has = there.map_or(0, replicas);
+                Ok(Some(has.max(count)))
+            })
+            .await?;
+        if let Some(applied) = applied.filter(|_| name == manifest::side_name(spec)) {
+            scale::copy(&session, spec, &applied).await?;
+        }
         Ok(Found::read(&session, &spec.service).await?.instances(spec))
     }
 
@@ -62,9 +67,11 @@ impl Kubernetes {
         let ends = Instant::now() + Duration::from_millis(within);
         let mut patience = Patience::default();
         let mut told = String::new();
+        let given = count;
         loop {
             let pods = found::pods(&session, &params).await?;
             let found = instances(&pods, spec);
+            let count = self.fewer(&session, spec, given, found.len()).await?;
             let ready = found.iter().filter(|instance| instance.ready).count();
             if ready >= count.saturating_sub(may_fail) as usize {
                 return Ok(found);
@@ -87,6 +94,24 @@ impl Kubernetes {
             }
             session.pause(POLL).await?;
         }
+    }
+
+    /// How many pods are to be ready: fewer than wanted where an autoscaler has said so meanwhile.
+    async fn fewer(
+        &self,
+        session: &Session<'_>,
+        spec: &ReleaseSpec,
+        count: u32,
+        there: usize,
+    ) -> Result<u32, Fault> {
+        if there >= count as usize {
+            return Ok(count);
+        }
+        let (api, params, id) = (deployments(session), of_service(&spec.service), spec.id());
+        let all = session.ask("list Deployments", || api.list(&params)).await?.items;
+        let mine =
+            all.iter().filter(|one| release_of(template(one)).as_ref() == Some(&id) && !canary::makes(one));
+        Ok(scale::wanted(session, mine.collect()).await?.map_or(count, |wanted| wanted.min(count)))
     }
 
     /// Why the Deployment of a release can't make pods.
@@ -115,13 +140,15 @@ impl Kubernetes {
         let session = self.cluster.session(call).await?;
         let found = Found::read(&session, &spec.service).await?;
         let id = spec.id();
-        let names: Vec<String> = found.of(&id).map(|one| name_of(one).to_owned()).collect();
         for deployment in found.of(&id) {
             stale(deployment, call)?;
         }
         if !going.is_empty() && old.is_none() {
             return self.shrink(&session, spec, &found, going).await;
         }
+        self.end_canary(&session, spec, &found).await?;
+        let ours = found.of(&id).filter(|one| !canary::makes(one));
+        let names: Vec<String> = ours.map(|one| name_of(one).to_owned()).collect();
         let remove = old == Some(OldRelease::Remove);
         for name in &names {
             if remove {
@@ -160,14 +187,29 @@ impl Kubernetes {
             let params = PatchParams::default();
             session.ask_for(&format!("mark the pod {name}"), || pods.patch(name, &params, &patch)).await?;
         }
-        let left = there.len().saturating_sub(going.len());
-        let wanted = u32::try_from(left).unwrap_or(u32::MAX);
-        if let Some(one) = found.of(&spec.id()).next() {
-            self.apply(session, spec, name_of(one), None, |there| {
-                Ok(there.filter(|there| replicas(there) > wanted).map(|_| wanted))
-            })
-            .await?;
+        let is_going = |pod: &&Pod| {
+            let name = pod.metadata.name.as_deref().unwrap_or_default();
+            going.iter().any(|instance| instance.id.as_str() == name)
+        };
+        let id = spec.id();
+        for one in found.of(&id) {
+            let has = made_by(one, found.pods.iter().filter(|pod| is_live(pod, &id)));
+            let stay = has.saturating_sub(made_by(one, found.pods.iter().filter(is_going)));
+            let wanted = u32::try_from(stay).unwrap_or(u32::MAX);
+            match canary::makes(one) {
+                _ if stay == has => {}
+                true if stay == 0 => self.end_canary(session, spec, found).await?,
+                // Its template has variables that nobody knows here.
+                true => scale_down(session, name_of(one), wanted).await?,
+                false => {
+                    let decide = |there: Option<&Deployment>| {
+                        Ok(there.filter(|there| replicas(there) > wanted).map(|_| wanted))
+                    };
+                    self.apply(session, spec, name_of(one), None, decide).await?;
+                }
+            }
         }
+        let left = there.len().saturating_sub(going.len());
         self.await_gone(session, spec, |there| there.len() <= left).await
     }
 

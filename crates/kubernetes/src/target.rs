@@ -3,7 +3,7 @@
 use crate::client::Cluster;
 use crate::found::Found;
 use crate::workload::deployments;
-use crate::{exec, lock, manifest, pods};
+use crate::{canary, exec, lock, manifest, pods, scale};
 use cdpipe_host::Masker;
 use cdpipe_model::action::RunAction;
 use cdpipe_model::observe::{Instance, Observation};
@@ -66,7 +66,9 @@ impl Target for Kubernetes {
             let found = Found::read(&session, service).await?;
             let (api, name) = (deployments(&session), manifest::rolling_name(service, platform_name));
             let named = session.ask(&format!("read the Deployment {name}"), || api.get_opt(&name)).await?;
-            Ok(found.observation(named.as_ref()))
+            let ours = found.deployments.iter().filter(|one| !canary::makes(one));
+            let autoscaled = scale::wanted(&session, ours.collect()).await?;
+            Ok(Observation { autoscaled, ..found.observation(named.as_ref()) })
         })
     }
 

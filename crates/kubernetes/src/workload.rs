@@ -11,6 +11,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use kube::api::{ListParams, Patch, PatchParams};
+use serde_json::json;
 use std::collections::BTreeMap;
 
 /// Others may write between our look and our change; more often than this is no accident.
@@ -55,6 +56,34 @@ pub(crate) fn name_of(deployment: &Deployment) -> &str {
     deployment.metadata.name.as_deref().unwrap_or_default()
 }
 
+/// Has a Deployment that was just read have so many pods. It is no apply: whoever else says how many there are would be in its way.
+async fn scale(session: &Session<'_>, deployment: &Deployment, count: u32) -> Result<Deployment, Fault> {
+    let (api, name) = (deployments(session), name_of(deployment));
+    let patch = Patch::Merge(json!({
+        "metadata": {"resourceVersion": deployment.metadata.resource_version},
+        "spec": {"replicas": count},
+    }));
+    let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+    session.ask(&format!("scale the Deployment {name}"), || api.patch(name, &params, &patch)).await
+}
+
+/// Has a Deployment have at most so many pods; one that is gone has none.
+pub(crate) async fn scale_down(session: &Session<'_>, name: &str, count: u32) -> Result<(), Fault> {
+    let api = deployments(session);
+    let mut last = None;
+    for _ in 0..TRIES {
+        let seen = session.ask(&format!("read the Deployment {name}"), || api.get_opt(name)).await?;
+        let Some(seen) = seen.filter(|seen| replicas(seen) > count) else { return Ok(()) };
+        stale(&seen, session.call)?;
+        match scale(session, &seen, count).await {
+            Ok(_) => return Ok(()),
+            Err(fault) if fault.kind == "conflict" => last = Some(fault),
+            Err(fault) => return Err(fault),
+        }
+    }
+    Err(last.unwrap_or_else(|| Fault::new("conflict", format!("the Deployment {name} changes all the time"))))
+}
+
 impl Kubernetes {
     /// Applies the Secret of a release, if it has secrets.
     pub(crate) async fn apply_secret(&self, session: &Session<'_>, spec: &ReleaseSpec) -> Result<(), Fault> {
@@ -91,10 +120,12 @@ impl Kubernetes {
             if let Some(seen) = &seen {
                 stale(seen, session.call)?;
             }
-            let Some(replicas) = decide(seen.as_ref())? else { return Ok(seen) };
+            let Some(count) = decide(seen.as_ref())? else { return Ok(seen) };
+            // How many there are may be another's to say, an autoscaler's for one: it is written beside the rest only as it is.
+            let there = seen.as_ref().map_or(count, replicas);
             let wanted = Wanted {
                 name,
-                replicas,
+                replicas: there,
                 policy,
                 retain: REVISIONS,
                 epoch: session.call.epoch,
@@ -106,7 +137,12 @@ impl Kubernetes {
                 .ask(&format!("apply the Deployment {name}"), || api.patch(name, &params, &patch))
                 .await
             {
-                Ok(applied) => return Ok(Some(applied)),
+                Ok(applied) if there == count => return Ok(Some(applied)),
+                Ok(applied) => match scale(session, &applied, count).await {
+                    Ok(scaled) => return Ok(Some(scaled)),
+                    Err(fault) if fault.kind == "conflict" => last = Some(fault),
+                    Err(fault) => return Err(fault),
+                },
                 Err(fault) if fault.kind == "conflict" => last = Some(fault),
                 Err(fault) => return Err(fault),
             }

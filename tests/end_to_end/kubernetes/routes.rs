@@ -1,6 +1,6 @@
 //! Behind a real istiod and a real Envoy: shares, headers, hands of others, and a load over canaries and rollbacks.
 
-use super::{Space, assert_ended};
+use super::space::{Space, assert_ended};
 use cdpipe_tests::deployed::ask_host;
 use cdpipe_tests::lab;
 use cdpipe_tests::load::{Kind, Load, Mix};

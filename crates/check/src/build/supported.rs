@@ -95,24 +95,6 @@ impl<'b> Checker<'b> {
             );
         }
         let (Strategy::Canary(canary), Some(kind)) = (strategy, traffic) else { return };
-        if !canary.env.is_empty()
-            && let Some(why) = capability::canary_env(target)
-        {
-            let span = blocks().find_map(|block| block.setting("env").map(|setting| setting.span));
-            let child = || blocks().find_map(|block| block.child(Id::Env).map(|env| env.head()));
-            self.report(
-                Diagnostic::new(
-                    &code::REFUSED,
-                    span.or_else(child).unwrap_or(place.head()),
-                    format!("the canary can't have an `env` of its own in `{name}`: {why}"),
-                )
-                .also(
-                    environment.child(Id::Target).map_or(environment.head(), |block| block.head()),
-                    "this target",
-                )
-                .help("leave it out, or let the service read what differs from a header or a flag"),
-            );
-        }
         let router = capability::router(kind);
         for rule in &canary.rules {
             let (fine, what) = match rule {
