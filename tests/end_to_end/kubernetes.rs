@@ -2,6 +2,8 @@
 //! switches, a killed run is taken up again.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says that something is wrong by panicking")]
 
+#[path = "kubernetes/beside.rs"]
+mod beside;
 #[path = "kubernetes/edge.rs"]
 mod edge;
 #[path = "kubernetes/routes.rs"]

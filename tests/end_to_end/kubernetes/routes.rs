@@ -59,3 +59,49 @@ fn a_canary_behind_the_gateway_api_gets_its_share_and_a_header_chooses_it() {
 fn a_canary_through_istio_gets_its_share_and_a_header_chooses_it() {
     a_canary_gets_its_share("istio", ISTIO, "route header(\"canary\", \"true\")");
 }
+
+#[test]
+fn subsets_of_a_destination_rule_are_the_releases_and_others_stay_as_they_are() {
+    let Some(address) = edge("subsets", ISTIO.variable) else { return };
+    let strategy = format!(
+        "canary {{\n      route header(\"canary\", \"true\")\n      step 30% until approved {{ by = [\"{}\"] }}\n    }}",
+        whoami()
+    );
+    let host = "subsets.lab";
+    let Some(space) = Space::behind("subsets", ISTIO, host, &strategy) else { return };
+    let text = std::fs::read_to_string(space.place.work().join("pipeline.cd")).unwrap();
+    let text = text.replace(
+        "virtual_service = \"web\"",
+        "virtual_service = \"web\", destination_rule = \"web\", settle = 2s",
+    );
+    space.place.write("pipeline.cd", text).unwrap();
+    assert_ended(&space.run("1.0"), 4, &["there is no DestinationRule web"]);
+    let objects = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {selector: {cdpipe.dev/service: web}, ports: [{name: http, port: \
+         80, targetPort: 8080}]}\n---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: web}\nspec: {host: web, \
+         trafficPolicy: {connectionPool: {tcp: {connectTimeout: 2s}}}, subsets: [{name: theirs, labels: {tier: gold}}]}\n";
+    let path = space.place.write("rule.yml", objects).unwrap();
+    space.kubectl(&["-n", &space.name, "apply", "-f", &path.display().to_string()]);
+    let rule = "{.spec}";
+    let before = (space.field(ISTIO.object, ISTIO.rules), space.field("destinationrule/web", rule));
+    let version = |headers: &str| {
+        let answer = ask_host(address, host, headers).unwrap();
+        assert_eq!(answer.status, 200, "{}", space.field(ISTIO.object, ISTIO.rules));
+        answer.version
+    };
+    assert_ended(&space.run("1.0"), 0, &[]);
+    assert!((0..20).all(|_| version("") == "1.0"));
+    space.delivery();
+    assert_ended(&space.run("1.1"), 5, &["30% of traffic on 1.1"]);
+    let got = (0..300).filter(|_| version("") == "1.1").count();
+    assert!(is_plausible(300, 0.3, got), "{got} of 300 at 30 %");
+    assert!((0..30).all(|_| version("canary: true\r\n") == "1.1"));
+    assert_eq!(space.field("destinationrule/web", "{.spec.subsets[*].name}").split(' ').count(), 3);
+    assert_ended(&space.place.run(["approve"]).unwrap(), 0, &[]);
+    assert_ended(&space.place.run(["resume"]).unwrap(), 0, &[]);
+    assert!((0..20).all(|_| version("") == "1.1"));
+    assert_eq!(space.field("destinationrule/web", "{.spec.subsets[*].name}").split(' ').count(), 2);
+    assert_eq!(space.field("services", "{.items[*].metadata.name}"), "other web");
+    assert_ended(&space.place.run(["down", "pipeline.cd"]).unwrap(), 0, &[]);
+    assert_eq!((space.field(ISTIO.object, ISTIO.rules), space.field("destinationrule/web", rule)), before);
+    assert_eq!(space.field("deployments,pods,services", "{.items[*].metadata.name}"), "other web");
+}
