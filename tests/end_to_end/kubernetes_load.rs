@@ -146,6 +146,7 @@ fn canaries_and_rollbacks_fail_no_request(test: &str, edge_of: Edge) {
         }
         timeline.allow_from(time(last) + ROUNDING, [stable.as_str()]);
         assert!((0..5).all(|_| version("canary: true\r\n") == stable && version("") == stable), "after {n}");
+        println!("{test} {n}: {:?}", clock.now());
     }
     let report = load.stop().unwrap();
     assert!(report.failures().is_empty(), "{report}");
@@ -256,6 +257,7 @@ fn thirty_switches_of_a_service_fail_no_request() {
         timeline.allow_from(moment("deploy"), ["1.0", "1.1"]);
         timeline.allow_from(moment("routed") + ROUNDING, [candidate]);
         assert!(answers(candidate), "after switch {n}");
+        println!("switch {n}: {:?}", clock.now());
     }
     let report = load.stop().unwrap();
     assert!(report.failures().is_empty(), "{report}");
