@@ -212,7 +212,7 @@ fn forwarder(to: SocketAddr) -> SocketAddr {
 #[test]
 fn thirty_switches_of_a_service_fail_no_request() {
     let Some(space) = Space::new("service-load", "kubernetes-blue-green.cd") else { return };
-    space.strategy("traffic service { name = \"web\" }", "blue_green {}");
+    space.strategy("traffic service { name = \"web\" }", "blue_green { keep_old = 0s }");
     let text = std::fs::read_to_string(space.place.work().join("pipeline.cd")).unwrap();
     space.place.write("pipeline.cd", text.replace("deploy shop", "deploy web")).unwrap();
     assert_ended(&space.run("1.0"), 0, &[]);

@@ -3,7 +3,7 @@
 use crate::client::{Cluster, Session};
 use crate::found;
 use crate::manifest::{self, MANAGER, RELEASE};
-use cdpipe_model::observe::{Instance, RouteTable};
+use cdpipe_model::observe::{Instance, Role, RouteTable};
 use cdpipe_model::ports::{Call, PortResult, Router};
 use cdpipe_model::service::Route;
 use cdpipe_model::{Fault, ReleaseId};
@@ -158,6 +158,17 @@ impl Router for ServiceRouter {
                     .help("name another one with `traffic service { name = … }`, or delete it"));
                 }
                 let now = table(service);
+                let is_for =
+                    |table: &RouteTable, role: Role| table.entries.iter().any(|entry| entry.role == role);
+                if is_for(wanted, Role::Candidate)
+                    && now.as_ref().is_some_and(|now| is_for(now, Role::Stable))
+                {
+                    return Err(Fault::new(
+                        "route-unfit",
+                        format!("the Service {name} is where users come in, so it can't be a preview"),
+                    )
+                    .help("name another one in `preview`"));
+                }
                 if now.as_ref() != seen && now.as_ref() != Some(wanted) {
                     return Err(Fault::new(
                         "moved",
