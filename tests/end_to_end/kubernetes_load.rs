@@ -43,7 +43,8 @@ fn follow(space: &Space, version: &str, code: i32, mut routed: impl FnMut(f64)) 
     }
     let ended = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&ended.stderr);
-    assert_eq!(ended.status.code(), Some(code), "{version}: {said}\n{events:#?}");
+    let last: Vec<String> = events.iter().rev().take(5).map(ToString::to_string).collect();
+    assert_eq!(ended.status.code(), Some(code), "{version}: {said}\n{}", last.join("\n"));
     events
 }
 
@@ -95,6 +96,8 @@ fn canaries_and_rollbacks_fail_no_request(test: &str, edge_of: Edge) {
     let text = std::fs::read_to_string(space.place.work().join("pipeline.cd")).unwrap();
     let metrics = "metrics web {\n  source command\n  errors: percent = 'cat \"errors-$CDPIPE_ROLE\" 2>/dev/null || echo 0'\n}\n\nstage ";
     let text = text.replacen("stage ", metrics, 1).replace("drain = 2s", "drain = 1s");
+    // Whether a pod comes in time is no question here, and the machine may be busy.
+    let text = text.replace("within = 15s", "within = 2m");
     space.place.write("pipeline.cd", text).unwrap();
     assert_ended(&space.run("1.0"), 0, &[]);
     let mix = Mix::new([
@@ -214,7 +217,13 @@ fn thirty_switches_of_a_service_fail_no_request() {
     let Some(space) = Space::new("service-load", "kubernetes-blue-green.cd") else { return };
     space.strategy("traffic service { name = \"web\" }", "blue_green { keep_old = 0s }");
     let text = std::fs::read_to_string(space.place.work().join("pipeline.cd")).unwrap();
-    space.place.write("pipeline.cd", text.replace("deploy shop", "deploy web")).unwrap();
+    space
+        .place
+        .write(
+            "pipeline.cd",
+            text.replace("deploy shop", "deploy web").replace("within = 15s", "within = 2m"),
+        )
+        .unwrap();
     assert_ended(&space.run("1.0"), 0, &[]);
     let address: SocketAddr =
         format!("{}:8080", space.field("service/web", "{.spec.clusterIP}")).parse().unwrap();
