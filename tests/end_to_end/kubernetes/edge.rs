@@ -20,7 +20,9 @@ fn chance_of_more(n: f64, p: f64, k: f64) -> f64 {
     if q <= p {
         return 1.0;
     }
-    (-n * (q * (q / p).ln() + (1.0 - q) * ((1.0 - q) / (1.0 - p)).ln())).exp()
+    // Nothing of nothing is no surprise.
+    let surprise = |found: f64, share: f64| if found > 0.0 { found * (found / share).ln() } else { 0.0 };
+    (-n * (surprise(q, p) + surprise(1.0 - q, 1.0 - p))).exp()
 }
 
 /// Whether `k` of `n` may be the share `p`: neither so many nor so few come about by chance once in 10^9 times.
