@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 /// Where the lab's Envoy serves VirtualServices or HTTPRoutes. A machine that has not built Istio yet does without: that takes longer
 /// than the rest of the tests, so it is no failure anywhere.
-fn edge(test: &str, variable: &str) -> Option<SocketAddr> {
+pub(super) fn edge(test: &str, variable: &str) -> Option<SocketAddr> {
     let found = std::env::var(variable).ok().and_then(|address| address.parse().ok());
     if found.is_none() {
         let _ = writeln!(std::io::stderr(), "SKIPPED {test}: needs Istio (cargo xtask lab up istio)");
@@ -26,8 +26,8 @@ fn chance_of_more(n: f64, p: f64, k: f64) -> f64 {
 }
 
 #[derive(Clone, Copy)]
-struct Edge {
-    variable: &'static str,
+pub(super) struct Edge {
+    pub(super) variable: &'static str,
     pipeline: &'static str,
     /// The object whose backends change.
     object: &'static str,
@@ -41,7 +41,7 @@ const GATEWAY: Edge = Edge {
     object: "httproute/web",
     rules: "{.spec.rules}",
 };
-const ISTIO: Edge = Edge {
+pub(super) const ISTIO: Edge = Edge {
     variable: "CDPIPE_LAB_ISTIO",
     pipeline: "kubernetes-canary-istio.cd",
     object: "virtualservice/web",
@@ -50,7 +50,7 @@ const ISTIO: Edge = Edge {
 
 impl Space {
     /// A namespace with a route for this host, and the pipeline with this strategy.
-    fn behind(test: &str, edge: Edge, host: &str, strategy: &str) -> Option<Self> {
+    pub(super) fn behind(test: &str, edge: Edge, host: &str, strategy: &str) -> Option<Self> {
         let space = Self::new(test, edge.pipeline)?;
         let name = &space.name;
         let route = format!(
