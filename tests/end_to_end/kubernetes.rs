@@ -12,6 +12,8 @@ mod routes;
 mod space;
 #[path = "kubernetes/trouble.rs"]
 mod trouble;
+#[path = "kubernetes/ways.rs"]
+mod ways;
 
 use cdpipe_tests::deployed::comes_true;
 use space::{LONG, Space, assert_ended};

@@ -1,69 +1,8 @@
 //! What becomes of a good and of a bad release, by every strategy that there is on a cluster.
 
-use super::routes::{self, ISTIO};
 use super::space::{LONG, Space, assert_ended};
+use super::ways::{BLUE_GREEN, CANARY, RECREATE, ROLLING, THROUGH_ISTIO, Way};
 use cdpipe_tests::deployed::comes_true;
-
-/// How a service of two pods comes in.
-#[derive(Clone, Copy)]
-pub(super) struct Way {
-    pub(super) test: &'static str,
-    pub(super) traffic: &'static str,
-    pub(super) strategy: &'static str,
-}
-
-pub(super) const ROLLING: Way =
-    Way { test: "e-rolling", traffic: "", strategy: "rolling { monitor = 1s, max_surge = 1 }" };
-pub(super) const BLUE_GREEN: Way = Way {
-    test: "e-blue-green",
-    traffic: "traffic service { name = \"web\" }",
-    strategy: "blue_green { keep_old = 1s, old = scale_to_zero }",
-};
-pub(super) const CANARY: Way =
-    Way { test: "e-canary", traffic: "traffic replicas", strategy: "canary { step 50% for 1s }" };
-pub(super) const RECREATE: Way = Way { test: "e-recreate", traffic: "", strategy: "recreate {}" };
-pub(super) const THROUGH_ISTIO: Way =
-    Way { test: "e-istio", traffic: "istio", strategy: "canary { step 50% for 1s }" };
-
-/// The pipeline: one deploy, watched by a metric that is the number in `errors-candidate`.
-fn pipeline(namespace: &str, registry: &str, way: Way) -> String {
-    let traffic = way.traffic.replace("istio", "traffic istio { virtual_service = \"web\" }");
-    format!(
-        "pipeline ways {{ mode = deployment }}\nparam version: string\nparam within: duration = 90s\n\
-         environment cluster {{\n  target kubernetes {{ namespace = \"{namespace}\" }}\n  {traffic}\n}}\n\
-         service web {{\n  image = \"{registry}/shop:${{version}}\"\n  port = 8080\n  replicas = 2\n  \
-         health http \"/health\" {{ every = 1s, timeout = 2s, within = within }}\n  drain = 1s\n}}\n\
-         metrics shop {{\n  source command\n  \
-         error_rate: percent = 'cat \"errors-$CDPIPE_ROLE\" 2>/dev/null || echo 0'\n}}\n\
-         stage release {{\n  deploy web to cluster {{\n    {}\n    watch every 500ms {{\n      \
-         rollback when candidate.error_rate > 5%\n      after = 1s\n    }}\n  }}\n}}\n",
-        way.strategy
-    )
-}
-
-impl Space {
-    /// A namespace with the pipeline of this way, and with the route that it changes.
-    pub(super) fn on(way: Way, test: &str) -> Option<Self> {
-        let space = if way.traffic == "istio" {
-            routes::edge(test, ISTIO.variable)?;
-            Self::behind(test, ISTIO, &format!("{test}.lab"), way.strategy)?
-        } else {
-            Self::new(test, "kubernetes-rolling.cd")?
-        };
-        let registry = std::env::var("CDPIPE_LAB_REGISTRY").unwrap();
-        space.place.write("pipeline.cd", pipeline(&space.name, &registry, way)).unwrap();
-        Some(space)
-    }
-
-    /// The releases that the router names, each with its share of traffic where it has one. Nothing where there is no router.
-    pub(super) fn routed(&self, way: Way) -> String {
-        match way.traffic {
-            "istio" => self.field("virtualservice/web", "{.spec.http}"),
-            traffic if traffic.contains("service") => self.field("service/web", "{.spec.selector}"),
-            _ => String::new(),
-        }
-    }
-}
 
 fn ends_as_the_release_deserves(way: Way) {
     let Some(space) = Space::on(way, way.test) else { return };

@@ -1,8 +1,9 @@
 //! kill -9 of cdpipe at a moment that nobody chose, by every strategy: the next `resume` goes on.
 
-use super::endings::{BLUE_GREEN, CANARY, RECREATE, ROLLING, THROUGH_ISTIO, Way};
 use super::space::{LONG, Space, assert_ended};
+use super::ways::{BLUE_GREEN, CANARY, RECREATE, ROLLING, THROUGH_ISTIO, Way};
 use cdpipe_tests::deployed::comes_true;
+use std::io::Write as _;
 use std::time::Duration;
 
 /// The seeds to try. `cargo xtask soak` tries 1 to 50: `$CDPIPE_KILLED_KUBERNETES_CASES` is how many.
@@ -37,11 +38,13 @@ fn killed_at_any_moment_it_is_gone_on_with(way: Way) {
         // Killed before its journal had a word of it, or over: there was nothing to resume, and what is there is whole.
         let was_there = resumed.code == Some(0);
         assert_ended(&space.run(version), 0, if was_there { &["unchanged"] } else { &[] });
-        println!(
-            "{} seed {seed}, {former} -> {version}, killed after {:?}: resumed {was_there}",
+        let how = if was_there { "resumed" } else { "begun anew" };
+        let line = format!(
+            "{} seed {seed}, {former} -> {version}, killed after {:?}: {how}",
             way.test,
             moment(seed)
         );
+        let _ = writeln!(std::io::stderr(), "{line}");
         space.serves(version, 2);
         assert_eq!(space.field("lease/cdpipe-web-lock", "{.spec.holderIdentity}"), "", "seed {seed}");
         let routed = space.routed(way);

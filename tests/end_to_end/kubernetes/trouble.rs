@@ -1,7 +1,7 @@
 //! API servers that go away, refuse, hang or cut their answers in the middle of a deploy; other writers; rights that are missing; no room.
 
-use super::endings::{BLUE_GREEN, CANARY, RECREATE, ROLLING, THROUGH_ISTIO, Way};
 use super::space::{LONG, Space, assert_ended, ended};
+use super::ways::{BLUE_GREEN, CANARY, RECREATE, ROLLING, THROUGH_ISTIO, Way};
 use cdpipe_tests::apiserver::{Asked, Fate, Relay};
 use cdpipe_tests::deployed::comes_true;
 use std::net::{Shutdown, TcpListener, TcpStream};
