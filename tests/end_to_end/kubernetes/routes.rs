@@ -7,7 +7,7 @@ use cdpipe_tests::load::{Kind, Load, Mix};
 use std::net::SocketAddr;
 
 /// Where the lab's Envoy serves VirtualServices or HTTPRoutes.
-fn edge(test: &str, variable: &str) -> Option<SocketAddr> {
+pub(super) fn edge(test: &str, variable: &str) -> Option<SocketAddr> {
     let found = std::env::var(variable).ok().and_then(|address| address.parse().ok());
     if found.is_none() {
         lab::skip(test, "Istio (cargo xtask test, or cargo xtask lab up istio)").unwrap();
@@ -25,8 +25,8 @@ fn chance_of_more(n: f64, p: f64, k: f64) -> f64 {
 }
 
 #[derive(Clone, Copy)]
-struct Edge {
-    variable: &'static str,
+pub(super) struct Edge {
+    pub(super) variable: &'static str,
     pipeline: &'static str,
     /// The object whose backends change.
     object: &'static str,
@@ -40,7 +40,7 @@ const GATEWAY: Edge = Edge {
     object: "httproute/web",
     rules: "{.spec.rules}",
 };
-const ISTIO: Edge = Edge {
+pub(super) const ISTIO: Edge = Edge {
     variable: "CDPIPE_LAB_ISTIO",
     pipeline: "kubernetes-canary-istio.cd",
     object: "virtualservice/web",
@@ -49,7 +49,7 @@ const ISTIO: Edge = Edge {
 
 impl Space {
     /// A namespace with a route for this host, and the pipeline with this strategy.
-    fn behind(test: &str, edge: Edge, host: &str, strategy: &str) -> Option<Self> {
+    pub(super) fn behind(test: &str, edge: Edge, host: &str, strategy: &str) -> Option<Self> {
         let space = Self::new(test, edge.pipeline)?;
         let name = &space.name;
         let route = format!(
