@@ -15,7 +15,7 @@ use std::io;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _};
 
 /// Version of what is spoken. The binary on both sides is the same, so it changes only where an `agent` of another build is given.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// Longest message in bytes.
 pub(crate) const LINE_LIMIT_BYTES: u64 = 16 << 20;
@@ -83,6 +83,7 @@ pub(crate) enum Request {
     },
     Observe {
         service: ServiceName,
+        platform_name: Option<String>,
     },
     /// How many instances run that `ensure` would count, and whether the artifact must come first.
     Survey {

@@ -145,6 +145,18 @@ static HOSTS: Body = Body::new(
             Kind::Str(Form::Path),
             "A cdpipe that runs on the machines, where this one does not (another architecture or C library).",
         ),
+        Setting::new(
+            "engine",
+            Kind::Str(Form::Endpoint),
+            "Each machine's own Docker engine, for services with an `image`, as it is reached there: `unix://…`, `tcp://…`.",
+        )
+        .default("\"unix:///var/run/docker.sock\""),
+        Setting::new(
+            "network",
+            Kind::Str(Form::Plain),
+            "The network of each engine that its containers join; made if it is not there.",
+        )
+        .default("\"cdpipe\""),
     ],
     &[],
 );
