@@ -2,6 +2,9 @@
 //! bad in each way, machines that are not who they were, that are cut off or die, and the engine killed in mid-deploy.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says that something is wrong by panicking")]
 
+#[path = "hosts/containers.rs"]
+mod containers;
+
 use cdpipe_tests::deployed::{Deployed, FILE, comes_true};
 use cdpipe_tests::lab;
 use cdpipe_tests::load::{Kind, Load, Mix, Running};

@@ -34,9 +34,11 @@ const ENGINE: &str = "{\"bridge\": \"none\", \"iptables\": false, \"ip-masq\": f
     \"default-address-pools\": [{\"base\": \"172.31.0.0/16\", \"size\": 24}], \"storage-driver\": \"overlay2\", \
     \"log-driver\": \"json-file\", \"shutdown-timeout\": 5}\n";
 
-/// The groups of processes that a container is shown are those of its own, and it may make more below them.
-const ENGINE_UNIT: &str = "[Service]\nExecStartPre=/bin/sh -c 'for g in /sys/fs/cgroup /sys/fs/cgroup/*; do \
-    mount -o remount,bind,rw \"$g\" 2>/dev/null; done; true'\n";
+/// What starts containers there sees the groups of processes as the machine's own container has them, and may make more below them: the
+/// machine's systemd has those of the whole kernel mounted over its own. Layers that the engine mounts must be seen there, too.
+const ENGINE_UNIT: &str = "[Service]\nExecStartPre=mount --make-rshared /\nExecStart=\n\
+    ExecStart=unshare --mount --propagation slave sh -c \"umount /sys/fs/cgroup/systemd; \
+    for g in /sys/fs/cgroup/*; do mount -o remount,bind,rw $$g; done; exec containerd\"\n";
 
 /// Commands in the new root, after the packages.
 const FINISH: &str = "useradd --create-home --shell /bin/bash deploy; \
@@ -113,7 +115,7 @@ fn root() -> Result<PathBuf, Trouble> {
             .must()?;
         write_file(&dir.join("etc/ssh/sshd_config.d/lab.conf"), SSHD)?;
         write_file(&dir.join("etc/docker/daemon.json"), ENGINE)?;
-        write_file(&dir.join("etc/systemd/system/docker.service.d/lab.conf"), ENGINE_UNIT)?;
+        write_file(&dir.join("etc/systemd/system/containerd.service.d/lab.conf"), ENGINE_UNIT)?;
         Job::new("chroot", [folder.as_str(), "/bin/sh", "-ec", FINISH], BUILD_WITHIN).must()?;
         let half = tar.with_extension("half");
         let half_name = half.to_string_lossy().into_owned();
