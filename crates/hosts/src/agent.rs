@@ -3,6 +3,7 @@
 
 use crate::here::Here;
 use crate::protocol::{FromAgent, Reply, Request, ToAgent, VERSION, line, next_line};
+use crate::router::{self, ProxyThere};
 use crate::ssh::ContainersThere;
 use crate::transport::serve as serve_transport;
 use cdpipe_host::{Local, LocalConfig, Masker, Policy, Serve, Units};
@@ -47,14 +48,14 @@ struct Options {
     containers: Option<ContainersThere>,
 }
 
-/// Does the hidden subcommand, if the command line is its. To be called early in `main`; costs nothing if it is not meant.
-pub fn intercept(mut args: impl Iterator<Item = OsString>) -> Option<ExitCode> {
+/// Does the hidden subcommand, if the command line is its. `proxy` is what reaches the built-in proxy of a machine. To be called early in `main`; costs nothing if it is not meant.
+pub fn intercept(mut args: impl Iterator<Item = OsString>, proxy: ProxyThere) -> Option<ExitCode> {
     if args.nth(1)? != HOST_AGENT {
         return None;
     }
     let words: Vec<String> = args.map(|arg| arg.to_string_lossy().into_owned()).collect();
     Some(match options(&words) {
-        Some(options) => main(options),
+        Some(options) => main(options, proxy),
         None => {
             let _ = writeln!(
                 io::stderr(),
@@ -90,10 +91,10 @@ fn options(words: &[String]) -> Option<Options> {
     })
 }
 
-fn main(options: Options) -> ExitCode {
+fn main(options: Options, proxy: ProxyThere) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let served = runtime.map(|runtime| {
-        let served = runtime.block_on(serve(options));
+        let served = runtime.block_on(serve(options, proxy));
         // Someone may still wait for standard input, which may never come.
         runtime.shutdown_background();
         served
@@ -110,6 +111,9 @@ fn main(options: Options) -> ExitCode {
 /// What all calls share.
 struct Agent {
     here: Here,
+    proxy: ProxyThere,
+    /// The folder of the target.
+    dir: PathBuf,
     masker: Masker,
     out: mpsc::Sender<FromAgent>,
     calls: Mutex<HashMap<u64, Doing>>,
@@ -122,7 +126,7 @@ struct Doing {
     secrets: HashMap<String, Vec<oneshot::Sender<Result<String, Fault>>>>,
 }
 
-async fn serve(options: Options) -> io::Result<()> {
+async fn serve(options: Options, proxy: ProxyThere) -> io::Result<()> {
     let binary = std::env::current_exe()?;
     let masker = Masker::default();
     let environment = options.dir.join("environments").join(options.environment.as_str());
@@ -147,7 +151,7 @@ async fn serve(options: Options) -> io::Result<()> {
         &options.dir,
         &masker,
     );
-    let agent = Arc::new(Agent { here, masker, out, calls: Mutex::default() });
+    let agent = Arc::new(Agent { here, proxy, dir: options.dir, masker, out, calls: Mutex::default() });
     let writing = tokio::spawn(write(outgoing));
     agent.say(FromAgent::Hello { version: VERSION, address: own_address() }).await;
     let mut tasks = JoinSet::new();
@@ -297,6 +301,9 @@ impl Agent {
                 Ok(Reply::Nothing)
             }
             Request::LockOwner { key } => Ok(Reply::Owner { owner: local.lock_owner(call, &key).await? }),
+            Request::Router { dir, ask } => {
+                router::serve(call, self.proxy, &self.dir, dir.as_deref(), *ask).await
+            }
             request => serve_transport(call, request, upload, &self.masker).await,
         }
     }

@@ -10,6 +10,7 @@
 //! - `session` is one connection: calls with deadlines, cancellation, secrets on demand, uploads.
 //! - `protocol` is what goes over it, `agent` its other side, `here` what it drives.
 //! - `hosts` is the target over all machines, with its lease (`lock`) and what is brought there (`artifact`); `spread` decides which instance goes where; `outage` what a machine that is away means.
+//! - `router` is the built-in proxy on one of the machines; who starts it is handed in, so nothing of the proxy is known here.
 //! - `transport` is files and commands of one machine, for routers.
 //!
 //! Deliberately not here: what an instance is and how it is kept (`host`), when something is done (`machine`), SSH's own protocol.
@@ -22,6 +23,7 @@ mod here;
 mod hosts;
 mod outage;
 mod protocol;
+mod router;
 mod session;
 mod spread;
 mod ssh;
@@ -29,5 +31,6 @@ mod transport;
 
 pub use agent::intercept;
 pub use hosts::{Hosts, HostsConfig};
+pub use router::{HostRouter, ProxyThere};
 pub use ssh::{AgentSum, ContainersThere, HostName, SshConfig, fault_of};
 pub use transport::HostTransport;

@@ -183,9 +183,15 @@ static PROXY: Body = Body::new(
     &[
         LISTEN.default("8080"),
         Setting::new(
+            "host",
+            Kind::Str(Form::Plain),
+            "The machine it runs on, reached over SSH as those of a target `hosts` are; by default this one.",
+        ),
+        Setting::new(
             "dir",
             Kind::Str(Form::Path),
-            "Where the proxy keeps its state and control socket; by default in cdpipe's state directory.",
+            "Where the proxy keeps its state and control socket; by default in cdpipe's state directory, on another machine below `dir` of the \
+             target.",
         ),
     ],
     &[],

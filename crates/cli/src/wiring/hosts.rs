@@ -3,9 +3,9 @@
 use super::{Site, each_step};
 use crate::failure::{self, Failure};
 use cdpipe_host::Units;
-use cdpipe_hosts::{ContainersThere, HostName, HostTransport, Hosts, HostsConfig, SshConfig};
+use cdpipe_hosts::{ContainersThere, HostName, HostRouter, HostTransport, Hosts, HostsConfig, SshConfig};
 use cdpipe_model::plan::StepKind;
-use cdpipe_model::ports::Target;
+use cdpipe_model::ports::{Router, Target};
 use cdpipe_model::release::Artifact;
 use cdpipe_model::service::{Environment, TargetKind, Workload};
 use cdpipe_model::transport::Transport;
@@ -54,15 +54,30 @@ pub(super) fn target(environment: &Environment, site: &Site<'_>) -> Result<Arc<d
 }
 
 /// One machine for a router, reached as those of the environment are.
+fn machine(environment: &Environment, host: &str, site: &Site<'_>) -> Result<Arc<Hosts>, Failure> {
+    let name = HostName::parse(host).map_err(|fault| Failure::from_fault(&failure::CANNOT_RUN, fault))?;
+    let ssh = ssh(environment, site)?;
+    let config = HostsConfig { hosts: vec![name], addresses: Vec::new(), ssh, base: site.base.to_owned() };
+    Ok(Arc::new(Hosts::new(config)))
+}
+
+/// Files, commands and sockets of one machine.
 pub(super) fn transport(
     environment: &Environment,
     host: &str,
     site: &Site<'_>,
 ) -> Result<Arc<dyn Transport>, Failure> {
-    let name = HostName::parse(host).map_err(|fault| Failure::from_fault(&failure::CANNOT_RUN, fault))?;
-    let ssh = ssh(environment, site)?;
-    let config = HostsConfig { hosts: vec![name], addresses: Vec::new(), ssh, base: site.base.to_owned() };
-    Ok(Arc::new(HostTransport::new(Arc::new(Hosts::new(config)))))
+    Ok(Arc::new(HostTransport::new(machine(environment, host, site)?)))
+}
+
+/// The built-in proxy of one machine.
+pub(super) fn proxy(
+    environment: &Environment,
+    host: &str,
+    dir: Option<&str>,
+    site: &Site<'_>,
+) -> Result<Arc<dyn Router>, Failure> {
+    Ok(Arc::new(HostRouter::new(machine(environment, host, site)?, dir.map(str::to_owned))))
 }
 
 /// Where images run on the machines: where the target names an engine, or something that is deployed there is made from an image.

@@ -100,6 +100,14 @@ impl Hosts {
         self.session(machine).await?.call(call, &request, upload).await
     }
 
+    /// The same of what can be asked twice: once more where the connection was lost.
+    pub(crate) async fn ask_first_twice(&self, call: Call<'_>, request: Request) -> Result<Reply, Fault> {
+        if self.machines.is_empty() {
+            return Err(Fault::new("host-unfit", "there is no machine"));
+        }
+        self.ask(0, call, &request).await
+    }
+
     /// The connection to a machine. Where there is none a task of its own makes it: bringing the agent may take longer than the call that
     /// needs it may, and the next call then waits for the same upload instead of beginning another.
     async fn session(&self, machine: &Arc<Machine>) -> Result<Arc<Session>, Fault> {
@@ -394,7 +402,7 @@ impl Hosts {
     }
 }
 
-fn strange() -> Fault {
+pub(crate) fn strange() -> Fault {
     Fault::new("internal", "the agent answered something else than it was asked")
 }
 
