@@ -19,6 +19,7 @@ mod found;
 mod job;
 mod lock;
 mod manifest;
+mod objects;
 mod pods;
 mod roll;
 mod router;
