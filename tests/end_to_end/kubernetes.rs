@@ -6,17 +6,21 @@
 mod beside;
 #[path = "kubernetes/edge.rs"]
 mod edge;
+#[path = "kubernetes/endings.rs"]
+mod endings;
+#[path = "kubernetes/killed.rs"]
+mod killed;
 #[path = "kubernetes/routes.rs"]
 mod routes;
 #[path = "kubernetes/space.rs"]
 mod space;
+#[path = "kubernetes/trouble.rs"]
+mod trouble;
+#[path = "kubernetes/ways.rs"]
+mod ways;
 
 use cdpipe_tests::deployed::comes_true;
-use space::{LONG, Space, assert_ended, ended};
-use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use space::{LONG, Space, assert_ended};
 
 #[test]
 fn a_deployment_rolls_and_the_same_again_is_nothing_to_do() {
@@ -67,38 +71,6 @@ fn a_release_that_never_gets_ready_goes_back() {
 }
 
 #[test]
-fn who_may_not_is_told_which_verb_is_missing() {
-    let Some(space) = Space::new("viewer", "kubernetes-rolling.cd") else { return };
-    let text = std::fs::read_to_string(space.place.work().join("pipeline.cd")).unwrap();
-    space
-        .place
-        .write("pipeline.cd", text.replace("kubernetes {", "kubernetes { context = \"viewer\","))
-        .unwrap();
-    let ended = space.run("1.1");
-    assert_ended(&ended, 1, &["grant"]);
-    assert_eq!(space.field("deployments", "{.items[*].metadata.name}"), "");
-}
-
-#[test]
-fn a_run_that_was_killed_in_the_middle_of_a_roll_is_taken_up_again() {
-    let Some(space) = Space::new("killed", "kubernetes-rolling.cd") else { return };
-    for (seed, version) in [(3_u64, "1.1"), (7, "1.2"), (12, "1.1")] {
-        let mut child = space.begin(version);
-        assert!(comes_true(LONG, || space.image() == version), "{}", space.image());
-        std::thread::sleep(Duration::from_millis(seed * 83 % 900));
-        // It may have ended by itself just now: then there is nothing to go on with.
-        let was_over = child.try_wait().unwrap().is_some();
-        child.kill().unwrap();
-        child.wait().unwrap();
-        if !was_over {
-            assert_ended(&space.place.run(["resume"]).unwrap(), 0, &[]);
-        }
-        space.serves(version, 4);
-        assert_eq!(space.field("lease/cdpipe-shop-lock", "{.spec.holderIdentity}"), "");
-    }
-}
-
-#[test]
 fn the_selector_of_a_service_switches_and_a_bad_release_is_never_selected() {
     let Some(space) = Space::new("switches", "kubernetes-blue-green.cd") else { return };
     assert_ended(&space.run("1.1"), 0, &[]);
@@ -144,108 +116,6 @@ fn strategies_take_each_others_place() {
     space.serves("1.0", 4);
     assert_ended(&space.place.run(["down", "pipeline.cd"]).unwrap(), 0, &[]);
     assert_eq!(space.field("deployments,pods", "{.items[*].metadata.name}"), "");
-}
-
-/// Passes the connections of the kubeconfig on to the API server, and cuts them when told to.
-struct Relay {
-    port: u16,
-    open: Arc<AtomicBool>,
-    streams: Arc<Mutex<Vec<TcpStream>>>,
-}
-
-impl Relay {
-    fn to(server: &str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let (open, streams) = (Arc::new(AtomicBool::new(true)), Arc::new(Mutex::new(Vec::new())));
-        let (server, is_open, kept) = (server.to_owned(), Arc::clone(&open), Arc::clone(&streams));
-        std::thread::spawn(move || {
-            for client in listener.incoming().map_while(Result::ok) {
-                if !is_open.load(Ordering::Relaxed) {
-                    continue;
-                }
-                let Ok(upstream) = TcpStream::connect(&server) else { continue };
-                for (from, to) in [(&client, &upstream), (&upstream, &client)] {
-                    let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
-                    std::thread::spawn(move || {
-                        let _ = std::io::copy(&mut from, &mut to);
-                        let _ = to.shutdown(Shutdown::Both);
-                    });
-                }
-                kept.lock().unwrap().extend([client, upstream]);
-            }
-        });
-        Self { port, open, streams }
-    }
-
-    fn set_open(&self, open: bool) {
-        self.open.store(open, Ordering::Relaxed);
-        if !open {
-            for stream in self.streams.lock().unwrap().drain(..) {
-                let _ = stream.shutdown(Shutdown::Both);
-            }
-        }
-    }
-}
-
-#[test]
-fn an_api_server_that_is_gone_in_the_middle_of_a_roll_is_waited_for() {
-    let Some(mut space) = Space::new("away", "kubernetes-rolling.cd") else { return };
-    let text = std::fs::read_to_string(&space.kubeconfig).unwrap();
-    let (_, rest) = text.split_once("https://").unwrap();
-    let server = rest.split(['"', '\n']).next().unwrap().to_owned();
-    let relay = Relay::to(&server);
-    let here = format!("127.0.0.1:{}", relay.port);
-    let path = space.place.write("kubeconfig", text.replace(&server, &here)).unwrap();
-    space.place.set("KUBECONFIG", path.display().to_string());
-    let child = space.begin("1.1");
-    assert!(comes_true(LONG, || space.image() == "1.1"), "{}", space.image());
-    relay.set_open(false);
-    std::thread::sleep(Duration::from_secs(3));
-    relay.set_open(true);
-    assert_ended(&ended(child), 0, &[]);
-    space.serves("1.1", 4);
-}
-
-#[test]
-fn a_pod_that_no_node_takes_and_a_quota_end_the_wait_and_say_why() {
-    let Some(space) = Space::new("room", "kubernetes-rolling.cd") else { return };
-    space.strategy("", "rolling {}");
-    assert_ended(&space.run("1.0"), 0, &[]);
-    let text = std::fs::read_to_string(space.place.work().join("pipeline.cd")).unwrap();
-    let patient = text.replace("within = 15s", "within = 5m");
-    space.place.write("pipeline.cd", patient.replace("cpu = 0.01", "cpu = 640")).unwrap();
-    assert_ended(&space.run("1.1"), 3, &["Unschedulable", "Insufficient cpu"]);
-    space.serves("1.0", 4);
-    space.kubectl(&["-n", &space.name, "create", "quota", "few", "--hard=pods=4"]);
-    space.place.write("pipeline.cd", patient).unwrap();
-    assert_ended(&space.run("1.1"), 3, &["gets no pods", "exceeded quota"]);
-    space.serves("1.0", 4);
-}
-
-#[test]
-fn another_writer_in_the_middle_is_told_and_left_alone() {
-    let Some(space) = Space::new("writer", "kubernetes-rolling.cd") else { return };
-    let child = space.begin("never-healthy");
-    assert!(comes_true(LONG, || space.image() == "never-healthy"), "{}", space.image());
-    let registry = std::env::var("CDPIPE_LAB_REGISTRY").unwrap();
-    let image = format!("app={registry}/shop:1.2");
-    space.kubectl(&["-n", &space.name, "set", "image", "deployment/shop", &image]);
-    assert_ended(&ended(child), 4, &["someone else has changed the Deployment shop"]);
-    assert_eq!(space.image(), "1.2");
-}
-
-#[test]
-fn who_has_lost_the_lock_writes_nothing_more() {
-    let Some(space) = Space::new("fenced", "kubernetes-rolling.cd") else { return };
-    let child = space.begin("never-healthy");
-    assert!(comes_true(LONG, || space.image() == "never-healthy"), "{}", space.image());
-    let holder = space.field("lease/cdpipe-shop-lock", "{.spec.holderIdentity}");
-    assert!(holder.contains('@'), "{holder}");
-    space.kubectl(&["-n", &space.name, "annotate", "--overwrite", "deployment/shop", "cdpipe.dev/epoch=99"]);
-    assert_ended(&ended(child), 4, &["the lock was taken by someone else"]);
-    assert_eq!(space.image(), "never-healthy");
-    assert_eq!(space.field("lease/cdpipe-shop-lock", "{.spec.holderIdentity}"), "");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 #[path = "kubernetes/edge.rs"]
 mod edge;
+#[allow(dead_code, reason = "of what the other tests on a cluster use, these need a part")]
 #[path = "kubernetes/space.rs"]
 mod space;
 

@@ -8,6 +8,7 @@
 //! Invariants: every request of a load becomes exactly one record, also the one that could not be sent; every wait has
 //! a deadline; a process started for a test ends with it.
 
+pub mod apiserver;
 pub mod cases;
 pub mod deployed;
 pub mod door;

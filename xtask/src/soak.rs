@@ -17,10 +17,11 @@ const CASES: &str = "1024";
 /// Runs of the binary that are killed at random moments, in the first round.
 const KILLED: &str = "200";
 /// The same on other targets.
-const KILLED_ELSEWHERE: [(&str, &str); 3] = [
+const KILLED_ELSEWHERE: [(&str, &str); 4] = [
     ("CDPIPE_KILLED_HOSTS_CASES", "50"),
     ("CDPIPE_KILLED_DOCKER_CASES", "50"),
     ("CDPIPE_KILLED_SWARM_CASES", "50"),
+    ("CDPIPE_KILLED_KUBERNETES_CASES", "50"),
 ];
 
 /// `cargo xtask soak`

@@ -32,8 +32,12 @@ mod times;
 mod ui;
 mod wiring;
 
+use cdpipe_model::ports::Router;
+use cdpipe_proxy::ProxyRouter;
 use clap::Parser;
+use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use ui::{ColorChoice, Ui};
 
 /// Continuous delivery from one file: check it, plan it, run it, roll it back.
@@ -51,13 +55,18 @@ pub(crate) struct Cli {
     command: commands::Command,
 }
 
+/// The proxy of the machine that an agent works on.
+fn proxy_there(program: &Path, dir: &Path) -> Arc<dyn Router> {
+    Arc::new(ProxyRouter::new(program, dir))
+}
+
 fn main() -> ExitCode {
     // The supervisor of an instance is this binary too; it must begin before anything else does.
     if let Some(code) = cdpipe_host::supervise::intercept(std::env::args_os()) {
         return code;
     }
     // So is the agent on a machine over SSH.
-    if let Some(code) = cdpipe_hosts::intercept(std::env::args_os()) {
+    if let Some(code) = cdpipe_hosts::intercept(std::env::args_os(), proxy_there) {
         return code;
     }
     let cli = Cli::parse();

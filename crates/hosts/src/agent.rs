@@ -1,13 +1,16 @@
 //! The agent: the other side of a session, on the machine itself. Does what it is told with the local target there, and ends when nobody
 //! is at its standard input any more; what it was doing is cancelled then, what it has started goes on.
 
+use crate::here::Here;
 use crate::protocol::{FromAgent, Reply, Request, ToAgent, VERSION, line, next_line};
+use crate::router::{self, ProxyThere};
+use crate::ssh::ContainersThere;
 use crate::transport::serve as serve_transport;
 use cdpipe_host::{Local, LocalConfig, Masker, Policy, Serve, Units};
 use cdpipe_model::event::Stream;
 use cdpipe_model::ports::{BoxFuture, Call, Cancel, PortResult, Secrets, Sink, Target};
 use cdpipe_model::secret::SecretValue;
-use cdpipe_model::{EnvName, Fault};
+use cdpipe_model::{EnvName, Fault, ServiceName};
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io::{self, Read, Write as _};
@@ -42,29 +45,41 @@ struct Options {
     environment: EnvName,
     listen: IpAddr,
     units: Units,
+    containers: Option<ContainersThere>,
 }
 
-/// Does the hidden subcommand, if the command line is its. To be called early in `main`; costs nothing if it is not meant.
-pub fn intercept(mut args: impl Iterator<Item = OsString>) -> Option<ExitCode> {
+/// Does the hidden subcommand, if the command line is its. `proxy` is what reaches the built-in proxy of a machine. To be called early in `main`; costs nothing if it is not meant.
+pub fn intercept(mut args: impl Iterator<Item = OsString>, proxy: ProxyThere) -> Option<ExitCode> {
     if args.nth(1)? != HOST_AGENT {
         return None;
     }
     let words: Vec<String> = args.map(|arg| arg.to_string_lossy().into_owned()).collect();
     Some(match options(&words) {
-        Some(options) => main(options),
+        Some(options) => main(options, proxy),
         None => {
-            let _ =
-                writeln!(io::stderr(), "usage: cdpipe {HOST_AGENT} DIR ENVIRONMENT ADDRESS process|systemd");
+            let _ = writeln!(
+                io::stderr(),
+                "usage: cdpipe {HOST_AGENT} DIR ENVIRONMENT ADDRESS process|systemd [ENGINE NETWORK [ADOPTED]...]"
+            );
             ExitCode::from(2)
         }
     })
 }
 
 fn options(words: &[String]) -> Option<Options> {
-    let [dir, environment, listen, units] = words else { return None };
+    let [dir, environment, listen, units, containers @ ..] = words else { return None };
     let units = match units.as_str() {
         "process" => Units::Process,
         "systemd" => Units::Systemd,
+        _ => return None,
+    };
+    let containers = match containers {
+        [] => None,
+        [engine, network, adopt @ ..] => Some(ContainersThere {
+            engine: engine.clone(),
+            network: network.clone(),
+            adopt: adopt.iter().map(|name| ServiceName::from(name.as_str())).collect(),
+        }),
         _ => return None,
     };
     Some(Options {
@@ -72,13 +87,14 @@ fn options(words: &[String]) -> Option<Options> {
         environment: EnvName::from(environment.as_str()),
         listen: listen.parse().ok()?,
         units,
+        containers,
     })
 }
 
-fn main(options: Options) -> ExitCode {
+fn main(options: Options, proxy: ProxyThere) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let served = runtime.map(|runtime| {
-        let served = runtime.block_on(serve(options));
+        let served = runtime.block_on(serve(options, proxy));
         // Someone may still wait for standard input, which may never come.
         runtime.shutdown_background();
         served
@@ -94,7 +110,10 @@ fn main(options: Options) -> ExitCode {
 
 /// What all calls share.
 struct Agent {
-    local: Local,
+    here: Here,
+    proxy: ProxyThere,
+    /// The folder of the target.
+    dir: PathBuf,
     masker: Masker,
     out: mpsc::Sender<FromAgent>,
     calls: Mutex<HashMap<u64, Doing>>,
@@ -107,14 +126,14 @@ struct Doing {
     secrets: HashMap<String, Vec<oneshot::Sender<Result<String, Fault>>>>,
 }
 
-async fn serve(options: Options) -> io::Result<()> {
+async fn serve(options: Options, proxy: ProxyThere) -> io::Result<()> {
     let binary = std::env::current_exe()?;
     let masker = Masker::default();
     let environment = options.dir.join("environments").join(options.environment.as_str());
     let local = Local::new(
         LocalConfig {
             state: environment.clone(),
-            environment: options.environment,
+            environment: options.environment.clone(),
             base: options.dir.clone(),
             supervisor: binary,
             policy: Policy::default(),
@@ -124,7 +143,15 @@ async fn serve(options: Options) -> io::Result<()> {
     .listening_on(options.listen)
     .serving(Serve { artifacts: environment.join("artifacts"), units: options.units });
     let (out, outgoing) = mpsc::channel(OUTGOING);
-    let agent = Arc::new(Agent { local, masker, out, calls: Mutex::default() });
+    let here = Here::new(
+        local,
+        options.containers.as_ref(),
+        &options.environment,
+        options.listen,
+        &options.dir,
+        &masker,
+    );
+    let agent = Arc::new(Agent { here, proxy, dir: options.dir, masker, out, calls: Mutex::default() });
     let writing = tokio::spawn(write(outgoing));
     agent.say(FromAgent::Hello { version: VERSION, address: own_address() }).await;
     let mut tasks = JoinSet::new();
@@ -237,46 +264,28 @@ impl Agent {
         request: Request,
         upload: mpsc::Receiver<Vec<u8>>,
     ) -> Result<Reply, Fault> {
-        let local = &self.local;
+        let (here, local) = (&self.here, &self.here.local);
         match request {
-            Request::Resolve { spec } => Ok(Reply::Resolved { spec: local.resolve(call, &spec).await? }),
-            Request::Observe { service } => {
-                let observation = local.observe(call, &service, None).await?;
-                Ok(Reply::Observed { observation, canaries: local.canaries(&service)? })
+            Request::Resolve { spec } => Ok(Reply::Resolved { spec: here.resolve(call, &spec).await? }),
+            Request::Observe { service, platform_name } => {
+                here.observe(call, &service, platform_name.as_deref()).await
             }
-            Request::Survey { spec, extra_env } => Ok(Reply::Surveyed {
-                running: u32::try_from(local.running_with(&spec, &extra_env)?.len()).unwrap_or(u32::MAX),
-                wants_upload: local.wants_upload(&spec)?,
-            }),
+            Request::Survey { spec, extra_env } => here.survey(call, &spec, &extra_env).await,
             Request::Upload { packed } => {
                 let artifacts = local.artifacts();
                 blocking(move || packed.unpack(&artifacts, &mut Chunks::new(upload))).await?;
                 Ok(Reply::Nothing)
             }
-            Request::Ensure { spec, count, extra_env } => {
-                let instances = local.ensure(call, &spec, count, &extra_env).await?;
-                local.prune_uploads();
-                self.instances(&spec.service, instances)
-            }
+            Request::Ensure { spec, count, extra_env } => here.ensure(call, &spec, count, &extra_env).await,
             Request::AwaitReady { spec, count, may_fail } => {
-                let instances = local.await_ready(call, &spec, count, may_fail).await?;
-                self.instances(&spec.service, instances)
+                here.await_ready(call, &spec, count, may_fail).await
             }
             Request::Stop { spec, instances, old, retain } => {
-                let instances = local.stop(call, &spec, &instances, old, retain).await?;
-                self.instances(&spec.service, instances)
+                here.stop(call, &spec, &instances, old, retain).await
             }
-            Request::Remove { service } => {
-                let count = local.remove(call, &service).await?;
-                local.prune_uploads();
-                Ok(Reply::Count { count })
-            }
-            Request::Exec { spec, instance, run } => {
-                Ok(Reply::Outputs { outputs: local.exec(call, &spec, &instance, &run).await? })
-            }
-            Request::Logs { service, instance, lines } => {
-                Ok(Reply::Lines { lines: local.logs(call, &service, &instance, lines).await? })
-            }
+            Request::Remove { service } => here.remove(call, &service).await,
+            Request::Exec { spec, instance, run } => here.exec(call, &spec, &instance, &run).await,
+            Request::Logs { service, instance, lines } => here.logs(call, &service, &instance, lines).await,
             Request::Lock { key, owner, lease_ms } => {
                 let before = local.lock_owner(call, &key).await?;
                 let was_ours = before.is_some_and(|held| held.owner.run == owner.run);
@@ -292,16 +301,11 @@ impl Agent {
                 Ok(Reply::Nothing)
             }
             Request::LockOwner { key } => Ok(Reply::Owner { owner: local.lock_owner(call, &key).await? }),
+            Request::Router { dir, ask } => {
+                router::serve(call, self.proxy, &self.dir, dir.as_deref(), *ask).await
+            }
             request => serve_transport(call, request, upload, &self.masker).await,
         }
-    }
-
-    fn instances(
-        &self,
-        service: &cdpipe_model::ServiceName,
-        instances: Vec<cdpipe_model::observe::Instance>,
-    ) -> Result<Reply, Fault> {
-        Ok(Reply::Instances { instances, canaries: self.local.canaries(service)? })
     }
 }
 

@@ -3,19 +3,20 @@
 
 use cdpipe_host::Packed;
 use cdpipe_model::action::{RunAction, StepRef};
-use cdpipe_model::observe::{Instance, Observation};
+use cdpipe_model::observe::{Instance, Observation, RouteTable};
 use cdpipe_model::plan::LockKey;
 use cdpipe_model::ports::{LockOwner, LockState};
 use cdpipe_model::release::ReleaseSpec;
+use cdpipe_model::service::Route;
 use cdpipe_model::strategy::OldRelease;
-use cdpipe_model::{EffectId, Fault, InstanceId, ServiceName, Value};
+use cdpipe_model::{EffectId, Fault, InstanceId, ReleaseId, ServiceName, Value};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _};
 
 /// Version of what is spoken. The binary on both sides is the same, so it changes only where an `agent` of another build is given.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// Longest message in bytes.
 pub(crate) const LINE_LIMIT_BYTES: u64 = 16 << 20;
@@ -83,6 +84,7 @@ pub(crate) enum Request {
     },
     Observe {
         service: ServiceName,
+        platform_name: Option<String>,
     },
     /// How many instances run that `ensure` would count, and whether the artifact must come first.
     Survey {
@@ -138,6 +140,11 @@ pub(crate) enum Request {
     LockOwner {
         key: LockKey,
     },
+    /// Something of the built-in proxy there, whose state lies in `dir`.
+    Router {
+        dir: Option<String>,
+        ask: Box<RouterAsk>,
+    },
     /// The bytes of a file, in hexadecimal digits.
     Read {
         path: String,
@@ -172,6 +179,19 @@ impl Request {
                 | Request::Exchange { .. }
         )
     }
+}
+
+/// What the built-in proxy of a machine is asked: the calls of a router.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum RouterAsk {
+    Observe { route: Route },
+    Apply { table: RouteTable, seen: Option<RouteTable> },
+    AwaitRouted { table: RouteTable },
+    AwaitDrained { route: Route, release: ReleaseId, instances: Vec<Instance>, drain_ms: u64 },
+    Requests { route: Route },
+    Numbers { route: Route, release: Option<ReleaseId> },
+    Forget { route: Route },
 }
 
 /// What an agent answers.
@@ -209,6 +229,15 @@ pub(crate) enum Reply {
     },
     Owner {
         owner: Option<LockState>,
+    },
+    Table {
+        table: Option<RouteTable>,
+    },
+    Requests {
+        releases: Option<BTreeMap<ReleaseId, u64>>,
+    },
+    Numbers {
+        text: Option<String>,
     },
     /// In hexadecimal digits.
     Bytes {

@@ -2,7 +2,7 @@
 
 use crate::agent::HOST_AGENT;
 use cdpipe_host::Units;
-use cdpipe_model::{EnvName, Fault};
+use cdpipe_model::{EnvName, Fault, ServiceName};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -100,8 +100,21 @@ pub struct SshConfig {
     pub listen: IpAddr,
     /// What keeps instances.
     pub units: Units,
+    /// Where images run there; `None` where there are none.
+    pub containers: Option<ContainersThere>,
     /// The sum of the agent, once one machine needed it.
     pub sent: AgentSum,
+}
+
+/// Each machine's own engine, as the agent there finds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainersThere {
+    /// `unix://…` or `tcp://…`; by default that of the machine.
+    pub engine: String,
+    /// The network that instances join; made if it is not there.
+    pub network: String,
+    /// Services whose containers of before are taken over.
+    pub adopt: Vec<ServiceName>,
 }
 
 /// The agent's length in bytes and its SHA-256 in hexadecimal digits: summed once, also for fifty machines.
@@ -158,7 +171,7 @@ impl SshConfig {
     /// before it becomes the agent; `failed …` if it can't.
     pub(crate) fn script(&self, identity: &str) -> String {
         let script = format!(
-            "umask 077; d=$1; b=$d/bin/cdpipe-$2; export SSH_CONNECTION=\"$6\"; \
+            "umask 077; d=$1; b=$d/bin/cdpipe-$2; export SSH_CONNECTION=\"$3\"; shift 3; \
              say() {{ printf \"{SAYS}%s\\n\" \"$*\"; }}; \
              if [ -x \"$b\" ]; then :; else \
              say need \"$(uname -s)\" \"$(uname -m)\"; read -r size sum || exit 97; \
@@ -169,21 +182,27 @@ impl SshConfig {
              [ \"$s\" = \"$sum\" ] || {{ say failed checksum; exit 97; }}; \
              chmod 755 \"$t\"; \
              if v=$(\"$t\" --version 2>&1); then mv \"$t\" \"$b\"; trap - EXIT; else say failed unfit \"$v\"; exit 97; fi; \
-             fi; say ready; exec \"$b\" {HOST_AGENT} \"$d\" \"$3\" \"$4\" \"$5\""
+             fi; say ready; exec \"$b\" {HOST_AGENT} \"$d\" \"$@\""
         );
         let units = match self.units {
             Units::Process => "process",
             Units::Systemd => "systemd",
         };
         let sudo = if self.sudo { "sudo -n " } else { "" };
+        let listen = self.listen.to_string();
+        let mut options = vec![self.environment.as_str(), &listen, units];
+        if let Some(there) = &self.containers {
+            options.extend([there.engine.as_str(), &there.network]);
+            options.extend(there.adopt.iter().map(ServiceName::as_str));
+        }
+        let options: Vec<String> = options.into_iter().map(quoted).collect();
         format!(
             // What sudo would take away, and the agent tells its address by.
-            "exec {sudo}sh -c {} cdpipe {} {} {} {} {units} \"$SSH_CONNECTION\"",
+            "exec {sudo}sh -c {} cdpipe {} {} \"$SSH_CONNECTION\" {}",
             quoted(&script),
             quoted(&self.dir),
             quoted(identity),
-            quoted(self.environment.as_str()),
-            quoted(&self.listen.to_string()),
+            options.join(" "),
         )
     }
 }

@@ -135,7 +135,9 @@ impl Session<'_> {
                 Err(_) => (self.silent(what), None),
             };
             let pause = pause.unwrap_or(AWAY_PAUSE).min(LONGEST_PAUSE);
-            if !fault.transient || fault.kind == "conflict" || Instant::now() + pause >= gives_up {
+            // Asked again the same way, these two are answered the same way.
+            let is_final = !fault.transient || matches!(fault.kind.as_str(), "conflict" | "gone");
+            if is_final || Instant::now() + pause >= gives_up {
                 return Err(fault);
             }
             self.pause(pause).await?;
@@ -191,6 +193,11 @@ impl Session<'_> {
             },
             () = self.call.cancel.cancelled() => Err(cancelled()),
         }
+    }
+
+    /// That the call was cancelled.
+    pub(crate) fn cancelled(&self) -> Fault {
+        cancelled()
     }
 
     fn silent(&self, what: &str) -> Fault {

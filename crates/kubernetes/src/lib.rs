@@ -2,7 +2,7 @@
 //! Service, `gateway` and `istio`: shares in an HTTPRoute or a VirtualService.
 //!
 //! Uses `model`, and of `host` only the masker. `client` is the connection and its errors; `manifest` is the one place that says what a
-//! release is on a cluster, `found` the one that reads it back; `pods` judges pods; `workload` writes, `roll` and `steps` are the two
+//! release is on a cluster, `found` the one that reads it back; `follow` watches one object; `pods` judges pods; `workload` writes, `roll` and `steps` are the two
 //! ways a release comes in; `target`, `lock`, `router` and `weighted` are the ports,
 //! `rules` is what `weighted` writes, `backends` what it points to, `exec` and `job` run commands.
 //!
@@ -16,10 +16,12 @@ mod backends;
 mod canary;
 mod client;
 mod exec;
+mod follow;
 mod found;
 mod job;
 mod lock;
 mod manifest;
+mod objects;
 mod pods;
 mod roll;
 mod router;

@@ -2,7 +2,9 @@
 
 use crate::client::Session;
 use crate::found::{is_live, is_ready};
+use crate::manifest::{RELEASE, SERVICE};
 use cdpipe_host::Masker;
+use cdpipe_model::release::ReleaseSpec;
 use cdpipe_model::{Fault, ReleaseId};
 use k8s_openapi::api::core::v1::{ContainerState, Event, Pod};
 use kube::Api;
@@ -17,6 +19,10 @@ const CRASHES: i32 = 2;
 const MAY_PASS: Duration = Duration::from_secs(5);
 /// Stands for the workload itself among the pods that something stands in the way of; no name of a pod.
 const REFUSED: &str = "";
+/// How long a Deployment may not get on before its pods are looked at.
+const FIRST_LOOK: Duration = Duration::from_millis(500);
+/// The longest time between two looks.
+const LATER_LOOKS: Duration = Duration::from_secs(2);
 /// Lines of a log that explain a fault.
 const LOG_LINES: i64 = 10;
 /// Reasons for which a container that waits will not start whoever waits.
@@ -146,6 +152,45 @@ pub(crate) async fn too_slow(
         fault = fault.details(log(session, masker, name, LOG_LINES, false).await.unwrap_or_default());
     }
     fault.help("look at what the instances say, or give them more time with `within` of `health`")
+}
+
+/// The pods of this release.
+pub(crate) fn of_release(spec: &ReleaseSpec) -> ListParams {
+    ListParams::default().labels(&format!("{SERVICE}={},{RELEASE}={}", spec.service, spec.id()))
+}
+
+/// When pods are looked at while their Deployment does not get on: soon at first, then less often. What the Deployment itself says is
+/// watched, and many pods are much to read.
+pub(crate) struct Pace {
+    since: Instant,
+    pause: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { since: Instant::now(), pause: FIRST_LOOK }
+    }
+}
+
+impl Pace {
+    /// Nothing stands in the way just now.
+    pub(crate) fn gets_on(&mut self) {
+        self.since = Instant::now();
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.since.elapsed() >= self.pause
+    }
+
+    pub(crate) fn looked(&mut self) {
+        self.since = Instant::now();
+        self.pause = (self.pause * 2).min(LATER_LOOKS);
+    }
+
+    /// How long until it is time.
+    pub(crate) fn left(&self) -> Duration {
+        self.pause.saturating_sub(self.since.elapsed())
+    }
 }
 
 #[derive(Default)]

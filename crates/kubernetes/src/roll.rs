@@ -1,12 +1,13 @@
 //! The Deployment that the platform rolls by itself.
 
 use crate::client::Session;
+use crate::follow::{Follow, Seen};
 use crate::found::{self, Found, fence, instances, release_of, template};
 use crate::manifest;
-use crate::pods::{self, Patience};
+use crate::pods::{self, Pace, Patience, of_release};
 use crate::scale;
 use crate::steps::delete;
-use crate::target::{Kubernetes, POLL};
+use crate::target::Kubernetes;
 use crate::workload::{deployments, name_of, of_service, replicas, stale, what};
 use cdpipe_model::Fault;
 use cdpipe_model::observe::Instance;
@@ -69,14 +70,13 @@ impl Kubernetes {
         name: &str,
         applied: Option<u64>,
     ) -> Result<Vec<Instance>, Fault> {
-        let (api, params, id) = (deployments(session), of_service(&spec.service), spec.id());
+        let (id, mine) = (spec.id(), of_release(spec));
+        let gone = || Fault::new("moved", format!("the Deployment {name} was deleted while it was rolling"));
+        let (mut follow, mut pace) = (Follow::<Deployment>::new(session, name), Pace::default());
+        let Seen::As(mut there) = follow.read(session).await? else { return Err(gone()) };
         let mut patience = Patience::default();
         let mut told = String::new();
         loop {
-            let there = session.ask(&format!("read the Deployment {name}"), || api.get_opt(name)).await?;
-            let there = there.ok_or_else(|| {
-                Fault::new("moved", format!("the Deployment {name} was deleted while it was rolling"))
-            })?;
             stale(&there, session.call)?;
             if release_of(template(&there)).as_ref() != Some(&id)
                 || applied.is_some_and(|applied| applied != fence(&there))
@@ -87,28 +87,37 @@ impl Kubernetes {
                 )
                 .help("see who did (`kubectl rollout history`), then run again"));
             }
-            let pods = found::pods(session, &params).await?;
             // An autoscaler may change its mind meanwhile.
             let count = replicas(&there);
             let progress = progress(&there, count);
             if progress.done {
-                return Ok(instances(&pods, spec));
+                return Ok(instances(&found::pods(session, &mine).await?, spec));
             }
             if told != progress.text {
                 session.call.sink.progress(&progress.text);
                 told = progress.text;
+                pace.gets_on();
             }
             if let Some(why) = patience.refused(progress.refused) {
                 return Err(Fault::new("not-ready", format!("{} gets no pods: {why}", what(spec)))
                     .help("a quota or an admission rule stands in the way; `kubectl describe replicaset` shows more"));
             }
-            if let Some(hopeless) = patience.judge(&pods, &id, 0) {
-                return Err(pods::not_ready(session, &self.masker, &what(spec), &hopeless).await);
+            // What keeps it from getting on only its pods tell.
+            if progress.too_slow || pace.is_over() {
+                let pods = found::pods(session, &mine).await?;
+                if let Some(hopeless) = patience.judge(&pods, &id, 0) {
+                    return Err(pods::not_ready(session, &self.masker, &what(spec), &hopeless).await);
+                }
+                if progress.too_slow {
+                    return Err(pods::too_slow(session, &self.masker, &what(spec), &id, &pods, count).await);
+                }
+                pace.looked();
             }
-            if progress.too_slow {
-                return Err(pods::too_slow(session, &self.masker, &what(spec), &id, &pods, count).await);
+            match follow.next(session, pace.left()).await? {
+                Seen::As(now) => there = now,
+                Seen::Gone => return Err(gone()),
+                Seen::Same => {}
             }
-            session.pause(POLL).await?;
         }
     }
 }

@@ -2,9 +2,10 @@
 
 use crate::canary::{self, made_by};
 use crate::client::Session;
+use crate::follow::{Follow, Seen};
 use crate::found::{self, Found, instances, is_live, release_of, template};
 use crate::manifest;
-use crate::pods::{self, Patience};
+use crate::pods::{self, Pace, Patience, of_release};
 use crate::roll::progress;
 use crate::scale;
 use crate::target::{Kubernetes, POLL};
@@ -62,71 +63,65 @@ impl Kubernetes {
         may_fail: u32,
     ) -> Result<Vec<Instance>, Fault> {
         let session = self.cluster.session(call).await?;
-        let (params, id) = (of_service(&spec.service), spec.id());
+        let (mine, id) = (of_release(spec), spec.id());
         let within = spec.health.iter().map(|health| health.within_ms).max().unwrap_or(60_000);
         let ends = Instant::now() + Duration::from_millis(within);
+        let name = deployment_of(&session, spec).await?;
+        let (mut follow, mut pace) = (Follow::<Deployment>::new(&session, &name), Pace::default());
+        let mut there = follow.read(&session).await?;
         let mut patience = Patience::default();
         let mut told = String::new();
+        let is_scaled = match &there {
+            Seen::As(one) => scale::wanted(&session, vec![one]).await?.is_some(),
+            Seen::Gone | Seen::Same => false,
+        };
         let given = count;
+        // Of how many readiness was told by the Deployment when its pods were looked at last.
+        let mut looked_at = None;
         loop {
-            let pods = found::pods(&session, &params).await?;
-            let found = instances(&pods, spec);
-            let count = self.fewer(&session, spec, given, found.len()).await?;
-            let ready = found.iter().filter(|instance| instance.ready).count();
-            if ready >= count.saturating_sub(may_fail) as usize {
-                return Ok(found);
+            let (said, has, why) = match &there {
+                Seen::As(one) => (ready_replicas(one), replicas(one), progress(one, 0).refused),
+                Seen::Gone | Seen::Same => (0, 0, None),
+            };
+            // An autoscaler may have said meanwhile that fewer are enough.
+            let count = if is_scaled && has > 0 { given.min(has) } else { given };
+            let enough = count.saturating_sub(may_fail);
+            // Pods of a canary are another Deployment's.
+            let may_be_enough = said >= enough.min(has.max(1));
+            let is_late = Instant::now() >= ends;
+            if looked_at.is_none() || is_late || pace.is_over() || (may_be_enough && looked_at != Some(said))
+            {
+                let pods = found::pods(&session, &mine).await?;
+                let found = instances(&pods, spec);
+                let ready = found.iter().filter(|instance| instance.ready).count();
+                if ready >= enough as usize {
+                    return Ok(found);
+                }
+                if let Some(hopeless) = patience.judge(&pods, &id, may_fail) {
+                    return Err(pods::not_ready(&session, &self.masker, &what(spec), &hopeless).await);
+                }
+                if is_late {
+                    return Err(pods::too_slow(&session, &self.masker, &what(spec), &id, &pods, count).await);
+                }
+                looked_at = Some(said);
+                pace.looked();
             }
-            let text = format!("{ready} of {count} pods are ready");
+            let text = format!("{said} of {count} pods are ready");
             if told != text {
                 call.sink.progress(&text);
                 told = text;
             }
-            if let Some(hopeless) = patience.judge(&pods, &id, may_fail) {
-                return Err(pods::not_ready(&session, &self.masker, &what(spec), &hopeless).await);
-            }
-            if let Some(why) = patience.refused(self.refused(&session, spec, &id).await?) {
+            if let Some(why) = patience.refused(why) {
                 return Err(Fault::new("not-ready", format!("{} gets no pods: {why}", what(spec))).help(
                     "a quota or an admission rule stands in the way; `kubectl describe replicaset` shows more",
                 ));
             }
-            if Instant::now() >= ends {
-                return Err(pods::too_slow(&session, &self.masker, &what(spec), &id, &pods, count).await);
+            let pause = pace.left().min(ends.saturating_duration_since(Instant::now()));
+            match follow.next(&session, pause).await? {
+                Seen::Same => {}
+                now => there = now,
             }
-            session.pause(POLL).await?;
         }
-    }
-
-    /// How many pods are to be ready: fewer than wanted where an autoscaler has said so meanwhile.
-    async fn fewer(
-        &self,
-        session: &Session<'_>,
-        spec: &ReleaseSpec,
-        count: u32,
-        there: usize,
-    ) -> Result<u32, Fault> {
-        if there >= count as usize {
-            return Ok(count);
-        }
-        let (api, params, id) = (deployments(session), of_service(&spec.service), spec.id());
-        let all = session.ask("list Deployments", || api.list(&params)).await?.items;
-        let mine =
-            all.iter().filter(|one| release_of(template(one)).as_ref() == Some(&id) && !canary::makes(one));
-        Ok(scale::wanted(session, mine.collect()).await?.map_or(count, |wanted| wanted.min(count)))
-    }
-
-    /// Why the Deployment of a release can't make pods.
-    async fn refused(
-        &self,
-        session: &Session<'_>,
-        spec: &ReleaseSpec,
-        id: &ReleaseId,
-    ) -> Result<Option<String>, Fault> {
-        let (api, params) = (deployments(session), of_service(&spec.service));
-        let all = session.ask("list Deployments", || api.list(&params)).await?.items;
-        Ok(all
-            .iter()
-            .filter(|one| release_of(template(one)).as_ref() == Some(id))
-            .find_map(|one| progress(one, 0).refused))
     }
 
     pub(crate) async fn stop_now(
@@ -218,21 +213,15 @@ impl Kubernetes {
         &self,
         session: &Session<'_>,
         spec: &ReleaseSpec,
-        enough: impl Fn(&[&Pod]) -> bool,
+        enough: impl Fn(&[Pod]) -> bool,
     ) -> Result<Vec<Instance>, Fault> {
-        let (params, id) = (of_service(&spec.service), spec.id());
+        let params = of_release(spec);
         loop {
             let pods = found::pods(session, &params).await?;
-            let mine: Vec<&Pod> = pods
-                .iter()
-                .filter(|pod| {
-                    pod.metadata.labels.as_ref().and_then(|all| all.get(manifest::RELEASE)) == Some(&id.0)
-                })
-                .collect();
-            if enough(&mine) {
+            if enough(&pods) {
                 return Ok(instances(&pods, spec));
             }
-            session.call.sink.progress(&format!("{} pods are there still", mine.len()));
+            session.call.sink.progress(&format!("{} pods are there still", pods.len()));
             session.pause(POLL).await?;
         }
     }
@@ -263,6 +252,22 @@ impl Kubernetes {
         }
         Ok(found.pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).count())
     }
+}
+
+/// The Deployment that has this release: its own, or the one that rolls.
+async fn deployment_of(session: &Session<'_>, spec: &ReleaseSpec) -> Result<String, Fault> {
+    let (api, params, id) = (deployments(session), of_service(&spec.service), spec.id());
+    let all = session.ask("list Deployments", || api.list(&params)).await?.items;
+    let mut mine: Vec<&Deployment> =
+        all.iter().filter(|one| release_of(template(one)).as_ref() == Some(&id)).collect();
+    mine.sort_by_key(|one| canary::makes(one));
+    Ok(mine.first().map_or_else(|| manifest::side_name(spec), |one| name_of(one).to_owned()))
+}
+
+/// How many pods of a Deployment are ready, as its controller says.
+fn ready_replicas(deployment: &Deployment) -> u32 {
+    let ready = deployment.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0);
+    u32::try_from(ready).unwrap_or(0)
 }
 
 pub(crate) async fn delete(session: &Session<'_>, name: &str) -> Result<(), Fault> {

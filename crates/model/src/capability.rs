@@ -218,16 +218,16 @@ pub fn routers_that(target: TargetKind, can: impl Fn(&RouterCapabilities) -> boo
 
 /// Settings and blocks of a service that not every target reads, and the targets that do.
 pub const SERVICE_SETTINGS: &[(&str, &[TargetKind])] = &[
-    ("mounts", &[TargetKind::Docker, TargetKind::Swarm]),
-    ("restart", &[TargetKind::Docker, TargetKind::Swarm]),
-    ("user", &[TargetKind::Docker, TargetKind::Swarm]),
-    ("workdir", &[TargetKind::Docker, TargetKind::Swarm]),
-    ("stop_signal", &[TargetKind::Docker, TargetKind::Swarm]),
-    ("entrypoint", &[TargetKind::Docker, TargetKind::Swarm]),
+    ("mounts", &[TargetKind::Docker, TargetKind::Swarm, TargetKind::Hosts]),
+    ("restart", &[TargetKind::Docker, TargetKind::Swarm, TargetKind::Hosts]),
+    ("user", &[TargetKind::Docker, TargetKind::Swarm, TargetKind::Hosts]),
+    ("workdir", &[TargetKind::Docker, TargetKind::Swarm, TargetKind::Hosts]),
+    ("stop_signal", &[TargetKind::Docker, TargetKind::Swarm, TargetKind::Hosts]),
+    ("entrypoint", &[TargetKind::Docker, TargetKind::Swarm, TargetKind::Hosts]),
     ("placement", &[TargetKind::Swarm]),
-    ("labels", &[TargetKind::Docker, TargetKind::Swarm, TargetKind::Kubernetes]),
-    ("logs", &[TargetKind::Docker, TargetKind::Swarm]),
-    ("resources", &[TargetKind::Docker, TargetKind::Swarm, TargetKind::Kubernetes]),
+    ("labels", &[TargetKind::Docker, TargetKind::Swarm, TargetKind::Kubernetes, TargetKind::Hosts]),
+    ("logs", &[TargetKind::Docker, TargetKind::Swarm, TargetKind::Hosts]),
+    ("resources", &[TargetKind::Docker, TargetKind::Swarm, TargetKind::Kubernetes, TargetKind::Hosts]),
     ("secrets", &[TargetKind::Swarm]),
     ("configs", &[TargetKind::Swarm]),
 ];

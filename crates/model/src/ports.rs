@@ -377,6 +377,15 @@ pub trait Router: Send + Sync {
     ) -> PortResult<'a, Option<String>> {
         Box::pin(std::future::ready(Ok(None)))
     }
+
+    /// Forgets a route that is closed, so that nothing is kept for it any more (`cdpipe down`). A router that is somebody else's program has
+    /// nothing to forget.
+    ///
+    /// # Errors
+    /// `stale-epoch` if a newer owner has written; if the router can't be asked.
+    fn forget<'a>(&'a self, _call: Call<'a>, _route: &'a Route) -> PortResult<'a, ()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
 }
 
 /// What routers count, for who measures: `source traffic`.

@@ -196,6 +196,22 @@ impl Router for ProxyRouter {
         }))
     }
 
+    /// The route's port is free then; a proxy without routes is ended.
+    fn forget<'a>(&'a self, call: Call<'a>, route: &'a Route) -> PortResult<'a, ()> {
+        Box::pin(bounded(call, async move {
+            let client = self.client();
+            match client.put(Vec::new(), vec![route.clone()], call.epoch, owner(call)).await {
+                Ok(_) => {}
+                Err(ClientError::NotRunning { .. }) => return Ok(()),
+                Err(error) => return Err(client_fault(&error)),
+            }
+            if client.get().await.map_err(|error| client_fault(&error))?.table.routes.is_empty() {
+                client.shutdown().await.map_err(|error| client_fault(&error))?;
+            }
+            Ok(())
+        }))
+    }
+
     fn numbers<'a>(
         &'a self,
         call: Call<'a>,

@@ -1,5 +1,4 @@
-//! A namespace of the lab's cluster with a place to run cdpipe in, which the test programs of Kubernetes share.
-#![allow(dead_code, reason = "each of the programs uses a part of it")]
+//! A namespace of the lab's cluster, and what a test looks at in it.
 
 use cdpipe_tests::deployed::comes_true;
 use cdpipe_tests::lab;
@@ -78,16 +77,6 @@ impl Space {
         let head = head.replace("  target kubernetes", &format!("  {traffic}\n  target kubernetes"));
         let stage = format!("stage release {{\n  deploy shop to cluster {{\n    {strategy}\n  }}\n}}\n");
         self.place.write("pipeline.cd", head + &stage).unwrap();
-    }
-
-    /// Has the pipeline end in these stages.
-    pub(crate) fn stages(&self, stages: &str) {
-        let text = std::fs::read_to_string(self.place.work().join("pipeline.cd")).unwrap();
-        let (head, _) = text.split_once("stage ").unwrap();
-        let registry = std::env::var("CDPIPE_LAB_REGISTRY").unwrap();
-        let stages =
-            stages.replace("@BUSYBOX@", &format!("image = \"{registry}/busybox:1\", environment = cluster"));
-        self.place.write("pipeline.cd", format!("{head}{stages}")).unwrap();
     }
 
     pub(crate) fn begin(&self, version: &str) -> Child {

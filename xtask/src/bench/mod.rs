@@ -11,6 +11,7 @@ mod figure;
 mod footprint;
 mod hosts;
 mod journal;
+mod kubernetes;
 mod machine;
 mod proxy;
 mod run;
@@ -112,21 +113,24 @@ pub(crate) fn alternate(
 
 struct Bench {
     name: &'static str,
+    /// Parts of the lab that only this bench uses.
+    needs: &'static [&'static str],
     run: fn(&Setup) -> Result<Vec<Figure>, String>,
 }
 
 const BENCHES: &[Bench] = &[
-    Bench { name: "check", run: check::bench },
-    Bench { name: "run", run: run::bench },
-    Bench { name: "proxy", run: proxy::bench },
-    Bench { name: "start", run: footprint::start },
-    Bench { name: "memory", run: footprint::memory },
-    Bench { name: "size", run: footprint::size },
-    Bench { name: "journal", run: journal::journal },
-    Bench { name: "resume", run: journal::resume },
-    Bench { name: "faults", run: faults::faults },
-    Bench { name: "swarm", run: swarm::bench },
-    Bench { name: "hosts", run: hosts::bench },
+    Bench { name: "check", needs: &[], run: check::bench },
+    Bench { name: "run", needs: &[], run: run::bench },
+    Bench { name: "proxy", needs: &[], run: proxy::bench },
+    Bench { name: "start", needs: &[], run: footprint::start },
+    Bench { name: "memory", needs: &[], run: footprint::memory },
+    Bench { name: "size", needs: &[], run: footprint::size },
+    Bench { name: "journal", needs: &[], run: journal::journal },
+    Bench { name: "resume", needs: &[], run: journal::resume },
+    Bench { name: "faults", needs: &[], run: faults::faults },
+    Bench { name: "swarm", needs: &[], run: swarm::bench },
+    Bench { name: "hosts", needs: &[], run: hosts::bench },
+    Bench { name: "kubernetes", needs: &["kubernetes", "istio"], run: kubernetes::bench },
 ];
 
 /// `cargo xtask bench`
@@ -151,7 +155,10 @@ pub(crate) fn command(raw: &[String]) -> Result<(), String> {
 
 fn measure(args: &Args, rounds: usize, profile: &str) -> Result<(), String> {
     heading("lab");
-    let report = lab::up(&lab::parts_for(For::Bench), true)?;
+    let chosen =
+        || BENCHES.iter().filter(|bench| args.words.is_empty() || args.words.iter().any(|w| w == bench.name));
+    let more: Vec<&str> = chosen().flat_map(|bench| bench.needs).copied().collect();
+    let report = lab::up(&lab::parts_and(For::Bench, &more)?, true)?;
     heading("build");
     let cargo_profile = profile.to_owned();
     let (cdpipe, profile) = match args.option("binary") {
@@ -168,9 +175,7 @@ fn measure(args: &Args, rounds: usize, profile: &str) -> Result<(), String> {
 
     let mut figures = Vec::new();
     let mut failed = Vec::new();
-    for bench in
-        BENCHES.iter().filter(|bench| args.words.is_empty() || args.words.iter().any(|w| w == bench.name))
-    {
+    for bench in chosen() {
         if sys::interrupted() {
             return Err("interrupted".to_owned());
         }

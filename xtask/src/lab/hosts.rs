@@ -20,14 +20,25 @@ const ONE_CALL_WITHIN: Duration = Duration::from_secs(60);
 const BUILD_WITHIN: Duration = Duration::from_secs(15 * 60);
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// Counted up whenever what is written into the image changes.
-const EDITION: u32 = 2;
+const EDITION: u32 = 3;
 const NETWORK: &str = "cdpipe-hosts";
 
-const PACKAGES: &str =
-    "systemd,systemd-sysv,dbus,openssh-server,iproute2,curl,ca-certificates,nginx-light,haproxy,sudo,python3";
+const PACKAGES: &str = "systemd,systemd-sysv,dbus,openssh-server,iproute2,curl,ca-certificates,nginx-light,haproxy,sudo,python3,docker.io";
 
 const SSHD: &str = "HostKey /lab/host_key\nAuthorizedKeysFile /lab/authorized_keys\nStrictModes no\n\
     PermitRootLogin prohibit-password\nPasswordAuthentication no\nUseDNS no\nMaxStartups 100\n";
+
+/// Each machine's own Docker engine, which the first that asks it starts. Rules of the kernel and its switches are not a container's to
+/// change, so published ports go through Docker's userland proxy.
+const ENGINE: &str = "{\"bridge\": \"none\", \"iptables\": false, \"ip-masq\": false, \"ip-forward\": false, \"userland-proxy\": true, \
+    \"default-address-pools\": [{\"base\": \"172.31.0.0/16\", \"size\": 24}], \"storage-driver\": \"overlay2\", \
+    \"log-driver\": \"json-file\", \"shutdown-timeout\": 5}\n";
+
+/// What starts containers there sees the groups of processes as the machine's own container has them, and may make more below them: the
+/// machine's systemd has those of the whole kernel mounted over its own. Layers that the engine mounts must be seen there, too.
+const ENGINE_UNIT: &str = "[Service]\nExecStartPre=mount --make-rshared /\nExecStart=\n\
+    ExecStart=unshare --mount --propagation slave sh -c \"umount /sys/fs/cgroup/systemd; \
+    for g in /sys/fs/cgroup/*; do mount -o remount,bind,rw $$g; done; exec containerd\"\n";
 
 /// Commands in the new root, after the packages.
 const FINISH: &str = "useradd --create-home --shell /bin/bash deploy; \
@@ -35,6 +46,7 @@ const FINISH: &str = "useradd --create-home --shell /bin/bash deploy; \
     useradd --create-home --shell /bin/bash guest; \
     systemctl disable nginx haproxy apt-daily.timer apt-daily-upgrade.timer fstrim.timer e2scrub_all.timer; \
     systemctl mask systemd-logind systemd-timesyncd systemd-resolved getty.target console-getty; \
+    systemctl disable docker containerd; systemctl enable docker.socket; usermod -aG docker deploy; \
     systemctl enable ssh; rm -f /etc/ssh/ssh_host_*; rm -rf /var/cache/apt/archives/*.deb /var/lib/apt/lists/*; mkdir /lab";
 
 pub(crate) struct Hosts;
@@ -102,6 +114,8 @@ fn root() -> Result<PathBuf, Trouble> {
         Job::new(debootstrap, ["--variant=minbase", &include, "bookworm", &folder, &mirror], BUILD_WITHIN)
             .must()?;
         write_file(&dir.join("etc/ssh/sshd_config.d/lab.conf"), SSHD)?;
+        write_file(&dir.join("etc/docker/daemon.json"), ENGINE)?;
+        write_file(&dir.join("etc/systemd/system/containerd.service.d/lab.conf"), ENGINE_UNIT)?;
         Job::new("chroot", [folder.as_str(), "/bin/sh", "-ec", FINISH], BUILD_WITHIN).must()?;
         let half = tar.with_extension("half");
         let half_name = half.to_string_lossy().into_owned();
@@ -219,6 +233,9 @@ fn run(place: &Place, image: &str, number: u32) -> Result<(), Trouble> {
         "/sys/fs/cgroup/systemd:/sys/fs/cgroup/systemd:rw",
         "--volume",
         &lab,
+        // Layers of images can't lie on layers of an image.
+        "--volume",
+        "/var/lib/docker",
         "--env",
         "container=docker",
         image,

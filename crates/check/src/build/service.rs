@@ -271,13 +271,14 @@ impl<'b> Checker<'b> {
         };
         let fine = match word {
             "command" => matches!(target, TargetKind::Local | TargetKind::Hosts),
-            "image" => matches!(target, TargetKind::Docker | TargetKind::Swarm | TargetKind::Kubernetes),
+            "image" => target != TargetKind::Local,
             "compose" => target == TargetKind::Swarm,
             _ => target == TargetKind::Kubernetes,
         };
         if !fine {
             let takes = match target {
-                TargetKind::Local | TargetKind::Hosts => "`command`",
+                TargetKind::Local => "`command`",
+                TargetKind::Hosts => "`command` or `image`",
                 TargetKind::Docker => "`image`",
                 TargetKind::Swarm => "`image` or `compose`",
                 TargetKind::Kubernetes => "`image` or `manifest`",
@@ -305,16 +306,23 @@ impl<'b> Checker<'b> {
     /// What the service says that a target does not read.
     pub(crate) fn unread(&mut self, block: &Block<'_>, environment: &Block<'_>, deploy: Span) {
         let Some(target) = target_kind(environment) else { return };
-        let said = capability::SERVICE_SETTINGS.iter().filter(|(_, readers)| !readers.contains(&target));
-        for (word, readers) in said {
+        let is_image = block.setting("image").is_some();
+        let said = capability::SERVICE_SETTINGS.iter().filter(|(_, readers)| {
+            // There a process is what its command makes it.
+            !readers.contains(&target) || (target == TargetKind::Hosts && !is_image)
+        });
+        for (word, all) in said {
             let child = || block.inner.children.iter().find(|child| child.spec.keyword == *word);
             let Some(span) =
                 block.setting(word).map(|setting| setting.span).or_else(|| child().map(Block::head))
             else {
                 continue;
             };
-            let readers: Vec<String> =
-                readers.iter().map(|kind| format!("`target {}`", kind.as_str())).collect();
+            let readers: Vec<String> = all
+                .iter()
+                .filter(|kind| **kind != target)
+                .map(|kind| format!("`target {}`", kind.as_str()))
+                .collect();
             self.report(
                 Diagnostic::new(
                     &strategy_code::NOT_READ,
@@ -322,10 +330,11 @@ impl<'b> Checker<'b> {
                     format!("`{word}` means nothing in `{}`", environment.name_text()),
                 )
                 .also(deploy, format!("deployed to `target {}`", target.as_str()))
-                .help(format!(
-                    "it is read by {}: leave it out, or make a service for each",
-                    readers.join(", ")
-                )),
+                .help(if target == TargetKind::Hosts && all.contains(&target) {
+                    "on machines it is read of a service with an `image`: leave it out".to_owned()
+                } else {
+                    format!("it is read by {}: leave it out, or make a service for each", readers.join(", "))
+                }),
             );
         }
     }

@@ -29,7 +29,7 @@ codes! {
     good "environment here {\n  target local\n  traffic proxy\n}\nservice web { command = [\"./web\"] }\nstage up { deploy web to here { canary { sticky = cookie; step 10% for 5m } } }\n"
 
     WRONG_WORKLOAD = "CD0606" Error "the target can't run what the service is made from";
-    "Processes run on `local` and `hosts`, images on `docker`, images and compose services on `swarm`, images and manifests on `kubernetes`."
+    "Processes run on `local` and `hosts`, images on `hosts` too and on `docker`, images and compose services on `swarm`, images and manifests on `kubernetes`."
     bad "environment here { target local }\nservice web { image = \"acme/web:1.0\" }\nstage up { deploy web to here }\n"
     good "environment here { target docker }\nservice web { image = \"acme/web:1.0\" }\nstage up { deploy web to here }\n"
 

@@ -145,6 +145,18 @@ static HOSTS: Body = Body::new(
             Kind::Str(Form::Path),
             "A cdpipe that runs on the machines, where this one does not (another architecture or C library).",
         ),
+        Setting::new(
+            "engine",
+            Kind::Str(Form::Endpoint),
+            "Each machine's own Docker engine, for services with an `image`, as it is reached there: `unix://…`, `tcp://…`.",
+        )
+        .default("\"unix:///var/run/docker.sock\""),
+        Setting::new(
+            "network",
+            Kind::Str(Form::Plain),
+            "The network of each engine that its containers join; made if it is not there.",
+        )
+        .default("\"cdpipe\""),
     ],
     &[],
 );
@@ -171,9 +183,15 @@ static PROXY: Body = Body::new(
     &[
         LISTEN.default("8080"),
         Setting::new(
+            "host",
+            Kind::Str(Form::Plain),
+            "The machine it runs on, reached over SSH as those of a target `hosts` are; by default this one.",
+        ),
+        Setting::new(
             "dir",
             Kind::Str(Form::Path),
-            "Where the proxy keeps its state and control socket; by default in cdpipe's state directory.",
+            "Where the proxy keeps its state and control socket; by default in cdpipe's state directory, on another machine below `dir` of the \
+             target.",
         ),
     ],
     &[],

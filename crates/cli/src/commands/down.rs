@@ -10,10 +10,8 @@ use crate::ui::Ui;
 use crate::wiring::{self, Wiring};
 use cdpipe_model::Fault;
 use cdpipe_model::observe::RouteTable;
-use cdpipe_model::plan::{Deploy, Plan};
-use cdpipe_proxy::{ClientError, ProxyClient};
+use cdpipe_model::plan::Deploy;
 use std::io::IsTerminal;
-use std::path::Path;
 use std::time::Duration;
 
 /// How long one step of it may take beside the drain.
@@ -96,7 +94,7 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> Ended {
     let failures = preview::ask(async {
         let mut failures = Vec::new();
         for deploy in meant {
-            match stop(&wiring, &header.plan, deploy, &file, &dir).await {
+            match stop(&wiring, deploy).await {
                 Ok(0) => {
                     ui.note(&format!("{} in {}: nothing ran\n", deploy.service.name, deploy.environment))
                 }
@@ -119,13 +117,7 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> Ended {
 }
 
 /// Takes one service out of the route, drains it, ends it, and forgets the route. Answers how many instances were ended.
-async fn stop(
-    wiring: &Wiring,
-    plan: &Plan,
-    deploy: &Deploy,
-    file: &Path,
-    state: &Path,
-) -> Result<usize, Fault> {
+async fn stop(wiring: &Wiring, deploy: &Deploy) -> Result<usize, Fault> {
     let target = wiring.target(&deploy.environment)?;
     let (step, effect, owner) = (targets::no_step(), targets::effect("down"), targets::lock_owner("down"));
     let call = preview::call_for(&effect, &step, STEP_WITHIN, &*wiring.ports.secrets);
@@ -151,41 +143,13 @@ async fn stop(
             }
         }
         let count = target.remove(call, &deploy.service.name).await?;
-        forget_route(plan, deploy, file, state, epoch).await?;
+        if let (Some(router), Some(route)) = (router, &deploy.service.route) {
+            router.forget(call, route).await?;
+        }
         Ok(count)
     }
     .await;
     // What was done counts more than a lock that could not be given back: its lease ends.
     let _ = target.unlock(call, &key, &owner).await;
     result
-}
-
-/// Takes the route out of the proxy, so that its port is free; a proxy without routes is ended.
-async fn forget_route(
-    plan: &Plan,
-    deploy: &Deploy,
-    file: &Path,
-    state: &Path,
-    epoch: u64,
-) -> Result<(), Fault> {
-    let (Some(environment), Some(route)) =
-        (plan.environments.get(&deploy.environment), &deploy.service.route)
-    else {
-        return Ok(());
-    };
-    if environment.traffic.is_none() {
-        return Ok(());
-    }
-    let client =
-        ProxyClient::new(wiring::proxy_dir(environment, file.parent().unwrap_or(Path::new("/")), state));
-    let fault = |error: ClientError| Fault::new("proxy", error.to_string());
-    match client.put(Vec::new(), vec![route.clone()], epoch, "down").await {
-        Ok(_) => {}
-        Err(ClientError::NotRunning { .. }) => return Ok(()),
-        Err(error) => return Err(fault(error)),
-    }
-    if client.get().await.map_err(fault)?.table.routes.is_empty() {
-        client.shutdown().await.map_err(fault)?;
-    }
-    Ok(())
 }

@@ -1,11 +1,13 @@
 //! Machines over SSH: what an environment says of them, and what holds where it says nothing.
 
-use super::Site;
+use super::{Site, each_step};
 use crate::failure::{self, Failure};
 use cdpipe_host::Units;
-use cdpipe_hosts::{HostName, HostTransport, Hosts, HostsConfig, SshConfig};
-use cdpipe_model::ports::Target;
-use cdpipe_model::service::{Environment, TargetKind};
+use cdpipe_hosts::{ContainersThere, HostName, HostRouter, HostTransport, Hosts, HostsConfig, SshConfig};
+use cdpipe_model::plan::StepKind;
+use cdpipe_model::ports::{Router, Target};
+use cdpipe_model::release::Artifact;
+use cdpipe_model::service::{Environment, TargetKind, Workload};
 use cdpipe_model::transport::Transport;
 use cdpipe_model::{Fault, Value};
 use std::collections::BTreeMap;
@@ -46,20 +48,62 @@ pub(super) fn target(environment: &Environment, site: &Site<'_>) -> Result<Arc<d
             format!("environment `{}` names the machine `{}` twice", environment.name, twice[0]),
         ));
     }
-    let ssh = ssh(environment, site)?;
+    let mut ssh = ssh(environment, site)?;
+    ssh.containers = containers(environment, site);
     Ok(Arc::new(Hosts::new(HostsConfig { hosts, addresses, ssh, base: site.base.to_owned() })))
 }
 
 /// One machine for a router, reached as those of the environment are.
+fn machine(environment: &Environment, host: &str, site: &Site<'_>) -> Result<Arc<Hosts>, Failure> {
+    let name = HostName::parse(host).map_err(|fault| Failure::from_fault(&failure::CANNOT_RUN, fault))?;
+    let ssh = ssh(environment, site)?;
+    let config = HostsConfig { hosts: vec![name], addresses: Vec::new(), ssh, base: site.base.to_owned() };
+    Ok(Arc::new(Hosts::new(config)))
+}
+
+/// Files, commands and sockets of one machine.
 pub(super) fn transport(
     environment: &Environment,
     host: &str,
     site: &Site<'_>,
 ) -> Result<Arc<dyn Transport>, Failure> {
-    let name = HostName::parse(host).map_err(|fault| Failure::from_fault(&failure::CANNOT_RUN, fault))?;
-    let ssh = ssh(environment, site)?;
-    let config = HostsConfig { hosts: vec![name], addresses: Vec::new(), ssh, base: site.base.to_owned() };
-    Ok(Arc::new(HostTransport::new(Arc::new(Hosts::new(config)))))
+    Ok(Arc::new(HostTransport::new(machine(environment, host, site)?)))
+}
+
+/// The built-in proxy of one machine.
+pub(super) fn proxy(
+    environment: &Environment,
+    host: &str,
+    dir: Option<&str>,
+    site: &Site<'_>,
+) -> Result<Arc<dyn Router>, Failure> {
+    Ok(Arc::new(HostRouter::new(machine(environment, host, site)?, dir.map(str::to_owned))))
+}
+
+/// Where images run on the machines: where the target names an engine, or something that is deployed there is made from an image.
+fn containers(environment: &Environment, site: &Site<'_>) -> Option<ContainersThere> {
+    let settings = &environment.target.settings;
+    let (mut images, mut adopt) = (false, Vec::new());
+    each_step(site.plan, &mut |step| {
+        let StepKind::Deploy(deploy) = &step.kind else { return };
+        if deploy.environment != environment.name {
+            return;
+        }
+        images |= match &deploy.service.workload {
+            Workload::Image { .. } => true,
+            Workload::Kept(spec) => matches!(spec.artifact, Artifact::Image { .. }),
+            _ => false,
+        };
+        if deploy.service.adopt && !adopt.contains(&deploy.service.name) {
+            adopt.push(deploy.service.name.clone());
+        }
+    });
+    let engine = text(settings, "engine");
+    (images || engine.is_some()).then(|| ContainersThere {
+        engine: engine.unwrap_or(cdpipe_docker::client::DEFAULT_ENDPOINT).to_owned(),
+        network: text(settings, "network").unwrap_or(super::docker::NETWORK).to_owned(),
+        adopt,
+    })
 }
 
 /// How the machines of an environment are reached; of one whose target is something else, by what holds for all.
@@ -87,6 +131,7 @@ fn ssh(environment: &Environment, site: &Site<'_>) -> Result<SshConfig, Failure>
         agent: path("agent").unwrap_or_else(|| PathBuf::from(site.program)),
         environment: environment.name.clone(),
         listen,
+        containers: None,
         sent: cdpipe_hosts::AgentSum::default(),
         units: if text(settings, "units") == Some("systemd") { Units::Systemd } else { Units::Process },
     })

@@ -116,6 +116,10 @@ fn router(
 ) -> Result<Option<Arc<dyn Router>>, Failure> {
     match traffic.kind {
         TrafficKind::Proxy => {
+            let setting = |name: &str| traffic.settings.get(name).and_then(Value::as_str);
+            if let Some(host) = setting("host") {
+                return hosts::proxy(environment, host, setting("dir"), site).map(Some);
+            }
             let dir = proxy_dir(environment, site.base, site.state);
             Ok(Some(Arc::new(ProxyRouter::new(site.program.to_owned(), dir))))
         }
@@ -154,7 +158,7 @@ fn local_dir(environment: &Environment, base: &Path, state: &Path) -> PathBuf {
 }
 
 /// Where the proxy of an environment keeps its state.
-pub(crate) fn proxy_dir(environment: &Environment, base: &Path, state: &Path) -> PathBuf {
+fn proxy_dir(environment: &Environment, base: &Path, state: &Path) -> PathBuf {
     let settings = environment.traffic.as_ref().map(|traffic| &traffic.settings);
     match settings.and_then(|settings| settings.get("dir")).and_then(Value::as_str) {
         Some(dir) => base.join(dir),

@@ -14,7 +14,7 @@ mod steps;
 mod stop;
 
 use crate::client::{Engine, Session};
-use crate::{images, lock};
+use crate::{images, labels, lock};
 use cdpipe_host::Masker;
 use cdpipe_model::action::RunAction;
 use cdpipe_model::observe::{Instance, Observation};
@@ -22,7 +22,7 @@ use cdpipe_model::plan::LockKey;
 use cdpipe_model::ports::{BoxFuture, Call, LockOwner, LockState, PortResult, Probe, Target};
 use cdpipe_model::release::{Artifact, ReleaseSpec};
 use cdpipe_model::strategy::OldRelease;
-use cdpipe_model::{EnvName, Fault, ServiceName, Value};
+use cdpipe_model::{EnvName, Fault, InstanceId, ServiceName, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -64,6 +64,37 @@ impl Containers {
     /// The target of one environment. Nothing is asked until it is used.
     pub fn new(config: ContainersConfig, masker: Masker) -> Self {
         Self { config, masker }
+    }
+
+    /// How many containers of a release run, or will when they are started, with this extra environment: those that `ensure` counts.
+    ///
+    /// # Errors
+    /// If the engine can't be asked.
+    pub async fn running_with(
+        &self,
+        call: Call<'_>,
+        spec: &ReleaseSpec,
+        extra_env: &BTreeMap<String, Value>,
+    ) -> Result<u32, Fault> {
+        let count = move |session| async move {
+            let found = self.of_release(&session, spec).await?;
+            let same = found.iter().filter(|found| found.is_up() && found.extra() == *extra_env).count();
+            Ok(u32::try_from(same).unwrap_or(u32::MAX))
+        };
+        self.config.engine.patiently(call, count).await
+    }
+
+    /// Ids of the containers of a service that have an extra environment.
+    ///
+    /// # Errors
+    /// If the engine can't be asked.
+    pub async fn canaries(&self, call: Call<'_>, service: &ServiceName) -> Result<Vec<InstanceId>, Fault> {
+        let ours =
+            [(labels::ENVIRONMENT, self.config.environment.as_str()), (labels::SERVICE, service.as_str())];
+        let look = |session| async move { self.labelled(&session, &ours).await };
+        let found = self.config.engine.patiently(call, look).await?;
+        let canaries = found.into_iter().filter(|found| !found.extra().is_empty());
+        Ok(canaries.map(|found| InstanceId(found.name)).collect())
     }
 
     async fn resolve_image(&self, session: Session<'_>, spec: &ReleaseSpec) -> Result<ReleaseSpec, Fault> {

@@ -11,7 +11,7 @@ mod start;
 mod stop;
 mod units;
 
-pub use serve::{Packed, PackedContent, PackedEntry, Serve};
+pub use serve::{Changing, Packed, PackedContent, PackedEntry, Serve};
 pub use units::Units;
 
 use crate::artifact::{Manifest, Place};

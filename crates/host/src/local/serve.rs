@@ -26,6 +26,12 @@ pub struct Serve {
     pub units: Units,
 }
 
+/// Nobody else changes a service of this target as long as this lives.
+#[derive(Debug)]
+pub struct Changing {
+    _lock: crate::durable::FileLock,
+}
+
 /// An artifact on its way to another machine: what lies in it, in the order in which the bytes of its files come.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Packed {
@@ -245,6 +251,20 @@ impl Local {
             .iter()
             .filter(|instance| instance.config().is_some_and(|config| config.extra_env == *extra_env));
         Ok(same.filter_map(crate::state::InstanceState::observe).collect())
+    }
+
+    /// Waits until nobody else changes this service here, and refuses an owner of before: for what is changed by something else than this
+    /// target, but under its locks. Nobody else changes the service as long as the answer lives.
+    ///
+    /// # Errors
+    /// `stale-epoch`; `cancelled`; if the state can't be written.
+    pub async fn changing(
+        &self,
+        call: cdpipe_model::ports::Call<'_>,
+        service: &cdpipe_model::ServiceName,
+    ) -> Result<Changing, Fault> {
+        let state = self.state.service(service)?;
+        Ok(Changing { _lock: self.change(call, service, &state).await? })
     }
 
     /// The leases of this target.

@@ -1,7 +1,8 @@
 //! What a release is made from: found on this machine or on the others, and brought to those that lack it.
 
-use super::Hosts;
-use crate::protocol::Request;
+use super::{Hosts, strange};
+use crate::protocol::{Reply, Request};
+use crate::ssh::is_away;
 use cdpipe_host::{Local, LocalConfig, Masker, Packed, Policy};
 use cdpipe_model::Fault;
 use cdpipe_model::ports::{Call, Target};
@@ -53,12 +54,16 @@ impl Hosts {
     }
 
     pub(super) async fn resolve_all(&self, call: Call<'_>, spec: &ReleaseSpec) -> Result<ReleaseSpec, Fault> {
-        let Artifact::Command { argv, path, digest } = &spec.artifact else {
-            return Err(Fault::new(
-                "artifact-unfit",
-                format!("machines run processes, and {} is not made from a `command`", spec.service),
-            )
-            .help("give the service a `command`, or deploy it to a target that runs containers"));
+        let (argv, path, digest) = match &spec.artifact {
+            Artifact::Command { argv, path, digest } => (argv, path, digest),
+            Artifact::Image { digest, .. } => return self.resolve_image(call, spec, digest.is_some()).await,
+            Artifact::Document { .. } => {
+                return Err(Fault::new(
+                    "artifact-unfit",
+                    format!("machines run processes and images, and {} is made from neither", spec.service),
+                )
+                .help("give the service a `command` or an `image`"));
+            }
         };
         if digest.is_some() {
             // A release to go back to: it is kept there, or can be brought there again.
@@ -88,6 +93,34 @@ impl Hosts {
         // A program of the machines themselves: all of them must have it.
         self.ask_all(call, self.everywhere(&Request::Resolve { spec: spec.clone() })).await?;
         Ok(spec.clone())
+    }
+
+    /// One machine finds what an image is, and all others have that very one: a tag may be moved between two pulls.
+    async fn resolve_image(
+        &self,
+        call: Call<'_>,
+        spec: &ReleaseSpec,
+        is_pinned: bool,
+    ) -> Result<ReleaseSpec, Fault> {
+        let mut pinned = is_pinned.then(|| spec.clone());
+        for index in 0..self.machines.len() {
+            if pinned.is_some() {
+                break;
+            }
+            match self.ask(index, call, &Request::Resolve { spec: spec.clone() }).await {
+                Ok(Reply::Resolved { spec }) => pinned = Some(spec),
+                Ok(_) => return Err(strange()),
+                // Told of below, with all others that are.
+                Err(fault) if is_away(&fault) => {}
+                Err(fault) => {
+                    let message = format!("{}: {}", self.names[index], fault.message);
+                    return Err(Fault { message, ..fault });
+                }
+            }
+        }
+        let spec = pinned.unwrap_or_else(|| spec.clone());
+        self.ask_all(call, self.everywhere(&Request::Resolve { spec: spec.clone() })).await?;
+        Ok(spec)
     }
 
     /// Brings the artifact to these machines, all at once.

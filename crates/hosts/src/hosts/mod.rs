@@ -100,6 +100,14 @@ impl Hosts {
         self.session(machine).await?.call(call, &request, upload).await
     }
 
+    /// The same of what can be asked twice: once more where the connection was lost.
+    pub(crate) async fn ask_first_twice(&self, call: Call<'_>, request: Request) -> Result<Reply, Fault> {
+        if self.machines.is_empty() {
+            return Err(Fault::new("host-unfit", "there is no machine"));
+        }
+        self.ask(0, call, &request).await
+    }
+
     /// The connection to a machine. Where there is none a task of its own makes it: bringing the agent may take longer than the call that
     /// needs it may, and the next call then waits for the same upload instead of beginning another.
     async fn session(&self, machine: &Arc<Machine>) -> Result<Arc<Session>, Fault> {
@@ -225,12 +233,21 @@ impl Hosts {
         (outside, canaries.iter().map(|id| self.id_outside(index, id)).collect())
     }
 
-    async fn observe_all(&self, call: Call<'_>, service: &ServiceName) -> Result<Observation, Fault> {
-        let answers =
-            self.ask_all(call, self.everywhere(&Request::Observe { service: service.clone() })).await?;
+    async fn observe_all(
+        &self,
+        call: Call<'_>,
+        service: &ServiceName,
+        platform_name: Option<&str>,
+    ) -> Result<Observation, Fault> {
+        let request =
+            Request::Observe { service: service.clone(), platform_name: platform_name.map(str::to_owned) };
+        let answers = self.ask_all(call, self.everywhere(&request)).await?;
+        let mut unmanaged = Vec::new();
         let mut releases: Vec<(ObservedRelease, Vec<spread::List>)> = Vec::new();
         for (index, answer) in answers {
             let Reply::Observed { observation, canaries } = answer else { return Err(strange()) };
+            let name = &self.names[index];
+            unmanaged.extend(observation.unmanaged.into_iter().map(|found| format!("{found} on {name}")));
             // A release that this machine made between two that are known goes between them.
             let mut after = 0;
             for release in observation.releases {
@@ -258,7 +275,7 @@ impl Hosts {
             .into_iter()
             .map(|(release, lists)| ObservedRelease { instances: spread::in_order(lists), ..release })
             .collect();
-        Ok(Observation { releases, unmanaged: Vec::new(), table: None, fence: None, autoscaled: None })
+        Ok(Observation { releases, unmanaged, table: None, fence: None, autoscaled: None })
     }
 
     /// How many instances of a release run on each machine that is there, and whether it wants the artifact.
@@ -322,7 +339,7 @@ impl Hosts {
         count: u32,
         may_fail: u32,
     ) -> Result<Vec<Instance>, Fault> {
-        let observation = self.observe_all(call, &spec.service).await?;
+        let observation = self.observe_all(call, &spec.service, spec.platform_name.as_deref()).await?;
         let id = spec.id();
         let mut running = vec![0_u32; self.machines.len()];
         for instance in observation
@@ -385,7 +402,7 @@ impl Hosts {
     }
 }
 
-fn strange() -> Fault {
+pub(crate) fn strange() -> Fault {
     Fault::new("internal", "the agent answered something else than it was asked")
 }
 
@@ -398,9 +415,9 @@ impl Target for Hosts {
         &'a self,
         call: Call<'a>,
         service: &'a ServiceName,
-        _platform_name: Option<&'a str>,
+        platform_name: Option<&'a str>,
     ) -> PortResult<'a, Observation> {
-        Box::pin(self.observe_all(call, service))
+        Box::pin(self.observe_all(call, service, platform_name))
     }
 
     fn ensure<'a>(

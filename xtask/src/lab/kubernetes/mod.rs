@@ -174,6 +174,8 @@ impl Kubernetes {
             ("CDPIPE_LAB_KUBERNETES", path.clone()),
             ("KUBECONFIG", path.clone()),
             ("CDPIPE_LAB_KUBECTL", bin.join("kubectl").display().to_string()),
+            // The process that it names starts the API server again when somebody has killed that.
+            ("CDPIPE_LAB_KUBERNETES_KEEPER", place.dir.join("kube-apiserver.pid").display().to_string()),
         ];
         Up { at: path, env: env.map(|(name, value)| (name.to_owned(), value)).into() }
     }

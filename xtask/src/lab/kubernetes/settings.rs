@@ -12,6 +12,10 @@ use crate::{net, project};
 const TOKENS: &str =
     "cdpipe-lab,admin,admin,\"system:masters\"\ncdpipe-lab-viewer,viewer,viewer,\"lab:viewers\"\n";
 
+/// Starts a program again when it was killed, so that a test can do that to the API server. It stays what the pid file names.
+const KEEPER: &str = "trap 'kill -TERM $child; wait $child; exit 0' TERM INT; while :; do \"$0\" \"$@\" & child=$!; wait $child; code=$?; \
+                      [ $code -gt 128 ] || exit $code; sleep 0.2; done";
+
 pub(super) struct Settings {
     dir: PathBuf,
     registry: u16,
@@ -176,7 +180,9 @@ impl Settings {
             "--kubelet-preferred-address-types=InternalIP".to_owned(),
             "--endpoint-reconciler-type=none".to_owned(),
         ];
-        Ok(program(binary, &args))
+        let mut command = Command::new("sh");
+        command.args(["-c", KEEPER]).arg(binary).args(args);
+        Ok(command)
     }
 
     fn kubeconfig(&self) -> String {

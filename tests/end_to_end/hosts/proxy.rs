@@ -1,0 +1,76 @@
+//! The built-in proxy on one of the machines, driven over SSH: switches under load, a release that is bad in each way, the proxy killed,
+//! and nothing left of it in the end.
+
+use super::{BLUE_GREEN, Machines, PATIENCE, Shop, assert_dropped_nothing, assert_ended};
+use cdpipe_tests::deployed::{FILE, comes_true};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+
+/// Leads a port of this machine's loopback to that of another one's.
+struct Forward(Child);
+
+impl Forward {
+    fn to(machines: &Machines, machine: &str, address: std::net::SocketAddr) -> Self {
+        let mut ssh = Command::new("ssh");
+        ssh.args(["-F", &machines.ssh_config, "-N", "-L", &format!("{address}:{address}"), machine]);
+        let forward = Self(ssh.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+        assert!(comes_true(PATIENCE, || TcpStream::connect(address).is_ok()), "no way to {machine}");
+        forward
+    }
+}
+
+impl Drop for Forward {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The processes of the proxy there.
+fn proxies(shop: &Shop<'_>) -> Vec<String> {
+    let script = format!("pgrep -f 'proxy --state {}/proxy'", shop.dir);
+    shop.machines.shell("web-1", &format!("{script} | grep -vx $$")).lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn the_proxy_on_one_of_the_machines() {
+    let Some(machines) = Machines::get("the_proxy_on_one_of_the_machines") else { return };
+    let shop = Shop::watched(&machines, BLUE_GREEN, "process", "4s");
+    let file = shop.shop.place.work().join(FILE);
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("traffic proxy {}", "traffic proxy { host = \"web-1\" }")).unwrap();
+    assert_ended(&shop.deploy("v1", ""), 0, &[]);
+    assert!(TcpStream::connect(shop.shop.address).is_err(), "no proxy on this machine");
+    let _forward = Forward::to(&machines, "web-1", shop.shop.address);
+    assert_eq!(shop.answers(), (200, "v1".to_owned()));
+    let first = proxies(&shop);
+    assert_eq!(first.len(), 1, "one proxy, which has outlived the connection");
+
+    let users = shop.visitors();
+    for version in ["v2", "v3"] {
+        assert_ended(&shop.deploy(version, ""), 0, &[]);
+        assert_eq!(shop.answers(), (200, version.to_owned()));
+    }
+    assert_ended(&shop.deploy("v4", "never-healthy"), 3, &["503"]);
+    assert_dropped_nothing(users);
+    let users = shop.visitors();
+    assert_ended(&shop.deploy("v5", "errors=40%"), 3, &["error_rate"]);
+    let report = users.stop().unwrap();
+    assert!(report.failures().iter().all(|record| record.status == Some(500)), "{report}");
+    assert_eq!((shop.answers(), proxies(&shop)), ((200, "v3".to_owned()), first.clone()));
+
+    // Killed, the next run starts it with the table that it had: the release that nobody touches serves at once.
+    machines.shell("web-1", &format!("kill -9 {}", first[0]));
+    assert!(comes_true(PATIENCE, || proxies(&shop).is_empty()));
+    let run = shop.shop.place.command(["run", FILE, "--set", "version=v6", "--set", "fault=slow-start=3s"]);
+    let run = { run }.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let mut run = run.unwrap();
+    let served = comes_true(PATIENCE, || shop.shop.ask().is_ok_and(|answer| answer.version == "v3"));
+    let ended = run.wait().unwrap();
+    assert!(served, "the table is not there again");
+    assert_eq!((ended.code(), shop.answers()), (Some(0), (200, "v6".to_owned())));
+    assert_ne!(proxies(&shop), first);
+
+    assert_ended(&shop.shop.place.run(["down", FILE]).unwrap(), 0, &["3 instances stopped"]);
+    assert!(comes_true(PATIENCE, || proxies(&shop).is_empty()), "a proxy without routes ends");
+}
