@@ -98,6 +98,17 @@ pub(crate) struct Session<'a> {
     connected: Connected,
 }
 
+impl<'a> Session<'a> {
+    /// The same call in another namespace, if one is named.
+    pub(crate) fn within(&self, namespace: Option<&str>) -> Session<'a> {
+        let mut connected = self.connected.clone();
+        if let Some(namespace) = namespace {
+            connected.namespace = namespace.to_owned();
+        }
+        Session { call: self.call, ends: self.ends, connected }
+    }
+}
+
 impl Session<'_> {
     pub(crate) fn client(&self) -> Client {
         self.connected.client.clone()

@@ -30,6 +30,7 @@ mod weighted;
 mod workload;
 
 pub use client::Cluster;
+pub use objects::{Manifest, files, manifests, pin};
 pub use router::ServiceRouter;
 pub use target::Kubernetes;
 pub use weighted::WeightedRouter;

@@ -3,9 +3,10 @@
 use crate::client::Cluster;
 use crate::found::Found;
 use crate::workload::deployments;
-use crate::{exec, lock, manifest, pods};
+use crate::{exec, lock, manifest, objects, pods};
 use cdpipe_host::Masker;
 use cdpipe_model::action::RunAction;
+use cdpipe_model::objects::{ApplySpec, ObjectWas, Surveyed};
 use cdpipe_model::observe::{Instance, Observation};
 use cdpipe_model::plan::LockKey;
 use cdpipe_model::ports::{BoxFuture, Call, LockOwner, LockState, PortResult, Probe, Target};
@@ -14,6 +15,7 @@ use cdpipe_model::strategy::{OldRelease, RollPolicy};
 use cdpipe_model::{Fault, ServiceName, Value};
 use kube::api::ListParams;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,12 +27,14 @@ pub(crate) const POLL: Duration = Duration::from_millis(300);
 pub struct Kubernetes {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) masker: Masker,
+    /// Folder of the pipeline's file: paths of manifests are relative to it.
+    pub(crate) base: PathBuf,
 }
 
 impl Kubernetes {
     /// The target. Nothing is asked until it is used.
-    pub fn new(cluster: Arc<Cluster>, masker: Masker) -> Self {
-        Self { cluster, masker }
+    pub fn new(cluster: Arc<Cluster>, masker: Masker, base: PathBuf) -> Self {
+        Self { cluster, masker, base }
     }
 }
 
@@ -114,6 +118,34 @@ impl Target for Kubernetes {
 
     fn remove<'a>(&'a self, call: Call<'a>, service: &'a ServiceName) -> PortResult<'a, usize> {
         Box::pin(self.remove_now(call, service))
+    }
+
+    fn survey<'a>(&'a self, call: Call<'a>, spec: &'a ApplySpec) -> PortResult<'a, Surveyed> {
+        Box::pin(async move { objects::survey(&self.cluster.session(call).await?, &self.base, spec).await })
+    }
+
+    fn apply_set<'a>(
+        &'a self,
+        call: Call<'a>,
+        spec: &'a ApplySpec,
+        objects: &'a [ObjectWas],
+    ) -> PortResult<'a, ()> {
+        Box::pin(async move {
+            let session = self.cluster.session(call).await?;
+            objects::apply(&session, &self.masker, &self.base, spec, objects).await
+        })
+    }
+
+    fn take_back_set<'a>(
+        &'a self,
+        call: Call<'a>,
+        spec: &'a ApplySpec,
+        objects: &'a [ObjectWas],
+    ) -> PortResult<'a, ()> {
+        Box::pin(async move {
+            let session = self.cluster.session(call).await?;
+            objects::take_back(&session, &self.masker, spec, objects).await
+        })
     }
 
     fn run_image<'a>(

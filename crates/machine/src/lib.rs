@@ -6,10 +6,11 @@
 //! Shape: an input record goes in (`accept`), decisions come out, and the state is nothing but the fold of all records (`apply`). A
 //! resume folds the journal with `apply`, which never decides; so a newer version of this crate cannot change the past of a run.
 //!
-//! Where to find what: `strategy/` compiles a deploy to a program, `deploy` carries it out, `steps` runs lists of steps, `watch` judges
+//! Where to find what: `strategy/` compiles a deploy to a program, `deploy` carries it out, `apply` is that of manifests, `steps` runs lists of steps, `watch` judges
 //! samples, `schedule` starts and ends stages and gates, `approval` says what an
 //! approval is bound to, `fold` is the fold, `state` what it folds into.
 
+mod apply;
 mod approval;
 mod decide;
 mod deploy;

@@ -18,7 +18,7 @@ fn cluster(environment: &Environment, site: &Site<'_>) -> Arc<Cluster> {
 
 pub(super) fn target(environment: &Environment, site: &Site<'_>) -> Arc<dyn Target> {
     trust();
-    Arc::new(Kubernetes::new(cluster(environment, site), site.masker.clone()))
+    Arc::new(Kubernetes::new(cluster(environment, site), site.masker.clone(), site.base.to_owned()))
 }
 
 pub(super) fn service(environment: &Environment, site: &Site<'_>) -> Arc<dyn Router> {
