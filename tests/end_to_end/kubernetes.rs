@@ -2,6 +2,8 @@
 //! switches, a killed run is taken up again.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says that something is wrong by panicking")]
 
+#[path = "kubernetes/apply.rs"]
+mod apply;
 #[path = "kubernetes/endings.rs"]
 mod endings;
 #[path = "kubernetes/killed.rs"]

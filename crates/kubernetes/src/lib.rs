@@ -13,8 +13,10 @@
 //! its call's deadline. Values of secrets are in Secret objects only, never in a template or an annotation.
 
 mod client;
+pub mod doctor;
 mod exec;
 mod follow;
+mod forward;
 mod found;
 mod job;
 mod lock;

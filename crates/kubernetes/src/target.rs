@@ -1,6 +1,7 @@
 //! The port `Target`.
 
 use crate::client::Cluster;
+use crate::forward::Forwards;
 use crate::found::Found;
 use crate::workload::deployments;
 use crate::{exec, lock, manifest, objects, pods};
@@ -29,12 +30,30 @@ pub struct Kubernetes {
     pub(crate) masker: Masker,
     /// Folder of the pipeline's file: paths of manifests are relative to it.
     pub(crate) base: PathBuf,
+    /// How pods are reached that can't be reached from here; `None` where they can.
+    forwards: Option<Forwards>,
 }
 
 impl Kubernetes {
     /// The target. Nothing is asked until it is used.
     pub fn new(cluster: Arc<Cluster>, masker: Masker, base: PathBuf) -> Self {
-        Self { cluster, masker, base }
+        Self { cluster, masker, base, forwards: None }
+    }
+
+    /// The same, with pods reached through the API server: from where their addresses are not routed.
+    #[must_use]
+    pub fn forwarding(mut self) -> Self {
+        self.forwards = Some(Forwards::default());
+        self
+    }
+
+    /// Instances with where they are reached from here.
+    async fn reached(&self, found: Result<Vec<Instance>, Fault>) -> Result<Vec<Instance>, Fault> {
+        let mut found = found?;
+        if let Some(forwards) = &self.forwards {
+            forwards.reach(&self.cluster, &mut found).await?;
+        }
+        Ok(found)
     }
 }
 
@@ -70,7 +89,13 @@ impl Target for Kubernetes {
             let found = Found::read(&session, service).await?;
             let (api, name) = (deployments(&session), manifest::rolling_name(service, platform_name));
             let named = session.ask(&format!("read the Deployment {name}"), || api.get_opt(&name)).await?;
-            Ok(found.observation(named.as_ref()))
+            let mut seen = found.observation(named.as_ref());
+            if let Some(forwards) = &self.forwards {
+                for release in &mut seen.releases {
+                    forwards.reach(&self.cluster, &mut release.instances).await?;
+                }
+            }
+            Ok(seen)
         })
     }
 
@@ -81,7 +106,7 @@ impl Target for Kubernetes {
         count: u32,
         extra_env: &'a BTreeMap<String, Value>,
     ) -> PortResult<'a, Vec<Instance>> {
-        Box::pin(self.ensure_now(call, spec, count, extra_env))
+        Box::pin(async move { self.reached(self.ensure_now(call, spec, count, extra_env).await).await })
     }
 
     fn await_ready<'a>(
@@ -91,7 +116,7 @@ impl Target for Kubernetes {
         count: u32,
         may_fail: u32,
     ) -> PortResult<'a, Vec<Instance>> {
-        Box::pin(self.await_ready_now(call, spec, count, may_fail))
+        Box::pin(async move { self.reached(self.await_ready_now(call, spec, count, may_fail).await).await })
     }
 
     fn stop<'a>(
@@ -102,7 +127,7 @@ impl Target for Kubernetes {
         old: Option<OldRelease>,
         retain: u32,
     ) -> PortResult<'a, Vec<Instance>> {
-        Box::pin(self.stop_now(call, spec, instances, old, retain))
+        Box::pin(async move { self.reached(self.stop_now(call, spec, instances, old, retain).await).await })
     }
 
     fn roll<'a>(
@@ -113,7 +138,15 @@ impl Target for Kubernetes {
         policy: &'a RollPolicy,
         fence: Option<u64>,
     ) -> PortResult<'a, Vec<Instance>> {
-        Box::pin(self.roll_now(call, spec, count, policy, fence))
+        Box::pin(async move { self.reached(self.roll_now(call, spec, count, policy, fence).await).await })
+    }
+
+    fn reach_again<'a>(&'a self, instances: &'a [Instance]) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            if let Some(forwards) = &self.forwards {
+                forwards.again(&self.cluster, instances).await;
+            }
+        })
     }
 
     fn remove<'a>(&'a self, call: Call<'a>, service: &'a ServiceName) -> PortResult<'a, usize> {

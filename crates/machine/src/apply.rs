@@ -7,7 +7,7 @@ use cdpipe_model::action::{ActionKind, ActionResult, Block, StepRef};
 use cdpipe_model::objects::{ApplySpec, Was, set_name};
 use cdpipe_model::plan::Apply;
 use cdpipe_model::record::Record;
-use cdpipe_model::{Fault, Outcome};
+use cdpipe_model::{Fault, Outcome, Value};
 
 /// How long a set may take to be as it was, at least; its own `timeout` if that is longer.
 const BACK_MS: u64 = 300_000;
@@ -41,7 +41,11 @@ impl Decide<'_> {
         let set = match &plan.set {
             Some(set) => set_name(set, ""),
             None => {
-                let whole = format!("{}/{}/{path}", self.plan.name, plan.environment);
+                let target =
+                    self.plan.environments.get(&plan.environment).map(|place| &place.target.settings);
+                let namespace =
+                    target.and_then(|all| all.get("namespace")).and_then(Value::as_str).unwrap_or("");
+                let whole = format!("{}/{}/{namespace}/{path}", self.plan.name, plan.environment);
                 set_name(&format!("{}-{}", self.plan.name, plan.environment), &whole)
             }
         };

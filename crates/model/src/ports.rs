@@ -200,6 +200,11 @@ pub trait Target: Send + Sync {
         })
     }
 
+    /// After a crash: has these instances be reached where `reached_at` says, for what goes on with them before it looks at them again.
+    fn reach_again<'a>(&'a self, _instances: &'a [Instance]) -> BoxFuture<'a, ()> {
+        Box::pin(async {})
+    }
+
     /// Ends all instances of a service and removes all that is kept of it (`cdpipe down`); nothing there is fine. Answers how many
     /// instances were ended.
     ///

@@ -6,6 +6,8 @@ mod kubernetes;
 mod routers;
 mod swarm;
 
+pub(crate) use kubernetes::cluster_of as cluster;
+
 use crate::failure::{self, Failure};
 use cdpipe_engine::Ports;
 use cdpipe_host::{HostRunner, HostSecrets, Local, LocalConfig, Masker, Policy, RunnerConfig};

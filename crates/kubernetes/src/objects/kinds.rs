@@ -9,7 +9,7 @@ use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::error::DiscoveryError;
 use kube::{Api, Error, discovery};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The label that says which set an object belongs to.
 pub(crate) const SET: &str = "cdpipe.dev/set";
@@ -92,6 +92,20 @@ fn brought(manifests: &[Manifest], one: &Manifest) -> Option<Kind> {
         namespaced: text(&definition.object, "/spec/scope").as_deref() == Some("Namespaced"),
         fresh: true,
     })
+}
+
+/// Group, resource and namespace of all of these objects, as far as the cluster knows their kinds.
+pub(crate) async fn places(
+    session: &Session<'_>,
+    manifests: &[Manifest],
+) -> Result<BTreeSet<(String, String, Option<String>)>, Fault> {
+    let kinds = find(session, manifests).await?;
+    let places = manifests.iter().filter_map(|one| {
+        let kind = kinds.get(&(one.api_version.clone(), one.kind.clone()))?;
+        let namespace = one.namespace.clone().unwrap_or_else(|| session.namespace().to_owned());
+        Some((one.group().to_owned(), kind.resource.plural.clone(), kind.namespaced.then_some(namespace)))
+    });
+    Ok(places.collect())
 }
 
 /// Objects of this kind, in this namespace or in none.

@@ -16,6 +16,7 @@ mod wait;
 
 pub(crate) use apply::apply;
 pub(crate) use back::take_back;
+pub(crate) use kinds::{api, places};
 pub use read::{Manifest, files, manifests};
 pub(crate) use survey::survey;
 

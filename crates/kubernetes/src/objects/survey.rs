@@ -324,22 +324,19 @@ async fn of_set(
     let what = format!("list {}", kind.resource.plural);
     // Who may not list a kind can't have applied it in a way that would need it gone; it is passed over.
     let passes = |fault: &Fault| matches!(fault.kind.as_str(), "forbidden" | "not-found");
-    let all = kinds::api(session, &kind.resource, None);
+    // Never beyond the namespaces of the set: another set of the same name elsewhere is another set.
+    let places: Vec<Option<&str>> = match kind.namespaced {
+        true => namespaces.iter().map(|namespace| Some(namespace.as_str())).collect(),
+        false => vec![None],
+    };
     let mut found = Vec::new();
-    match session.ask(&what, || all.list_metadata(&params)).await {
-        Ok(list) => found = list.items,
-        Err(fault) if passes(&fault) && kind.namespaced => {
-            for namespace in namespaces {
-                let one = kinds::api(session, &kind.resource, Some(namespace));
-                match session.ask(&what, || one.list_metadata(&params)).await {
-                    Ok(list) => found.extend(list.items),
-                    Err(fault) if passes(&fault) => {}
-                    Err(fault) => return Err(fault),
-                }
-            }
+    for place in places {
+        let api = kinds::api(session, &kind.resource, place);
+        match session.ask(&what, || api.list_metadata(&params)).await {
+            Ok(list) => found.extend(list.items),
+            Err(fault) if passes(&fault) => {}
+            Err(fault) => return Err(fault),
         }
-        Err(fault) if passes(&fault) => {}
-        Err(fault) => return Err(fault),
     }
     let objects = found.into_iter().filter_map(|one| {
         Some(ObjectWas {
