@@ -4,6 +4,10 @@
 
 #[path = "kubernetes/apply.rs"]
 mod apply;
+#[path = "kubernetes/doctor.rs"]
+mod doctor;
+#[path = "kubernetes/reach.rs"]
+mod reach;
 #[path = "kubernetes/endings.rs"]
 mod endings;
 #[path = "kubernetes/killed.rs"]

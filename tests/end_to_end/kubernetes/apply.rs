@@ -1,13 +1,11 @@
 //! Sets of manifests: their order, what stands in the way, what goes back and how exactly, what is pruned, and a killed run.
 
-use super::{Space, assert_ended, ended};
+use super::space::{LONG, Space, assert_ended, ended};
 use cdpipe_tests::deployed::comes_true;
 use cdpipe_tests::processes::Ended;
 use serde_json::Value;
 use std::process::Stdio;
 use std::time::Duration;
-
-const LONG: Duration = Duration::from_secs(90);
 
 impl Space {
     /// A namespace, and a pipeline with one stage of these steps.
