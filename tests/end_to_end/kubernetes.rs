@@ -6,12 +6,12 @@
 mod apply;
 #[path = "kubernetes/doctor.rs"]
 mod doctor;
-#[path = "kubernetes/reach.rs"]
-mod reach;
 #[path = "kubernetes/endings.rs"]
 mod endings;
 #[path = "kubernetes/killed.rs"]
 mod killed;
+#[path = "kubernetes/reach.rs"]
+mod reach;
 #[path = "kubernetes/routes.rs"]
 mod routes;
 #[path = "kubernetes/space.rs"]

@@ -3,7 +3,6 @@
 use super::space::{LONG, Space, assert_ended, ended};
 use cdpipe_tests::deployed::comes_true;
 use std::process::Stdio;
-use std::time::Duration;
 
 #[test]
 fn checks_reach_pods_through_the_api_server_also_after_a_kill() {
