@@ -188,12 +188,11 @@ fn table(wants: &Wants) -> Vec<(&'static str, &'static str, &'static [&'static s
     if wants.deploys {
         all.extend([
             ("apps", "deployments", &["get", "list", "watch", "create", "patch", "delete"][..]),
-            ("apps", "replicasets", &["list", "watch"]),
-            ("", "pods", &["get", "list", "watch", "patch"]),
+            ("apps", "replicasets", &["list"]),
+            ("", "pods", &["list", "patch"]),
             ("", "pods/log", &["get"]),
             ("", "events", &["list"]),
             ("", "secrets", &["list", "delete"]),
-            ("", "services", &["list", "delete"]),
             ("coordination.k8s.io", "leases", &["get", "create", "update"]),
         ]);
     }
@@ -224,18 +223,18 @@ fn table(wants: &Wants) -> Vec<(&'static str, &'static str, &'static [&'static s
     }
     match wants.traffic.as_ref().map(|(kind, _)| *kind) {
         Some(TrafficKind::Service) => all.extend([
-            ("", "services", &["get", "create", "patch"][..]),
+            ("", "services", &["get", "list", "create", "patch", "delete"][..]),
             ("discovery.k8s.io", "endpointslices", &["list"]),
         ]),
         Some(TrafficKind::Gateway) => all.extend([
-            ("", "services", &["get", "create", "patch"][..]),
+            ("", "services", &["get", "list", "create", "patch", "delete"][..]),
             ("discovery.k8s.io", "endpointslices", &["list"]),
-            ("gateway.networking.k8s.io", "httproutes", &["get", "update", "patch"]),
+            ("gateway.networking.k8s.io", "httproutes", &["get", "update"]),
         ]),
         Some(TrafficKind::Istio) => all.extend([
-            ("", "services", &["get", "create", "patch"][..]),
+            ("", "services", &["get", "list", "create", "patch", "delete"][..]),
             ("discovery.k8s.io", "endpointslices", &["list"]),
-            ("networking.istio.io", "virtualservices", &["get", "update", "patch"]),
+            ("networking.istio.io", "virtualservices", &["get", "update"]),
         ]),
         _ => {}
     }

@@ -50,7 +50,14 @@ impl Decide<'_> {
             }
         };
         let node = step.node.and_then(|id| self.plan.node(id)).map_or("", |node| node.name.as_str());
-        let mark = format!("{}/{node}/{}", self.header.run, step.index);
+        let place = match step.block {
+            Block::Main => String::new(),
+            Block::Verify(of) => format!("verify-{of}/"),
+            Block::Validate(of) => format!("validate-{of}/"),
+            Block::Undo(of) => format!("undo-{of}/"),
+            Block::Hook(of) => format!("hook-{of}/"),
+        };
+        let mark = format!("{}/{node}/{place}{}", self.header.run, step.index);
         let files = plan.files.clone();
         Ok(ApplySpec { path, set, mark, force: plan.force, prune: plan.prune, files })
     }

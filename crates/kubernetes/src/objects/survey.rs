@@ -20,7 +20,7 @@ use std::path::Path;
 /// Questions at a time.
 const AT_A_TIME: usize = 8;
 /// Bytes of all that is kept of what was there.
-const MAX_WAS_BYTES: usize = 32 << 20;
+const MAX_WAS_BYTES: usize = 8 << 20;
 
 /// Reads the files of a set, those and no others that were pinned.
 ///
