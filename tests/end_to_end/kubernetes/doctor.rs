@@ -51,6 +51,16 @@ fn what_the_doctor_asks_for_is_what_a_run_needs() {
         &["environment cluster", &format!("{name} is there"), "that the pipeline needs are given"],
     );
 
+    // Somebody who may nothing at all is told so, with the right they would need first.
+    space.change("target kubernetes {", "target kubernetes { context = \"viewer\",");
+    let plain = space.place.run(["doctor", "pipeline.cd"]).unwrap();
+    assert_ended(
+        &plain,
+        1,
+        &["are missing", "create deployments.apps", "kind: RoleBinding", "name: \"viewer\""],
+    );
+    space.change("target kubernetes { context = \"viewer\",", "target kubernetes {");
+
     // An account of its own in this namespace, which may nothing.
     kubectl(&["-n", name, "create", "serviceaccount", "deployer"]);
     let token = kubectl(&["-n", name, "create", "token", "deployer"]);
@@ -132,4 +142,19 @@ fn what_is_wrong_with_a_kubeconfig_is_said() {
     assert_eq!(of(&seen, "kubeconfig")["health"], "good");
     let server = of(&seen, "server")["text"].as_str().unwrap().to_owned();
     assert!(server.contains(&format!("127.0.0.1:{closed}")), "{server}");
+}
+
+#[test]
+fn an_engine_that_does_not_answer_is_named() {
+    let place = Place::new().unwrap();
+    place
+        .write(
+            "pipeline.cd",
+            "environment cluster { target docker { endpoint = \"unix:///no/such/socket\" } }\nservice shop { image = \"shop:1\" }\nstage \
+             release {\n  deploy shop to cluster { rolling {} }\n}\n",
+        )
+        .unwrap();
+    let seen = found(&place, 1);
+    let line = of(&seen, "target");
+    assert!(line["text"].as_str().unwrap().contains("/no/such/socket"), "{line}");
 }

@@ -8,9 +8,10 @@ use crate::{files, planning, preview, state, wiring};
 use cdpipe_kubernetes::doctor::{self, Checkup, Wants};
 use cdpipe_model::action::{Block, StepRef};
 use cdpipe_model::id::EffectId;
-use cdpipe_model::plan::{Plan, StepKind};
+use cdpipe_model::observe::Observation;
+use cdpipe_model::plan::{Deploy, Plan, StepKind};
 use cdpipe_model::service::{Environment, TargetKind, TrafficKind};
-use cdpipe_model::{EnvName, Value};
+use cdpipe_model::{EnvName, Fault, Value};
 use std::path::Path;
 use std::time::Duration;
 
@@ -27,18 +28,63 @@ pub(super) fn look(path: &str, args: &InputArgs, ui: &Ui) -> Result<Option<Vec<F
     let base = file.parent().unwrap_or(Path::new("/"));
     let mut found = Vec::new();
     for (name, environment) in &plan.environments {
-        if !wiring.ports.targets.contains_key(name) || environment.target.kind != TargetKind::Kubernetes {
-            continue;
-        }
-        let wants = wants(&plan, name, environment, base);
-        let cluster = wiring::cluster(environment, base);
+        let Some(target) = wiring.ports.targets.get(name) else { continue };
         let effect = EffectId("doctor/0".to_owned());
         let step = StepRef { node: None, block: Block::Main, index: 0 };
         let call = preview::call_for(&effect, &step, WITHIN, &*wiring.ports.secrets);
-        let checkup = preview::ask(doctor::examine(&cluster, call, &wants))?;
-        found.extend(findings(name, checkup));
+        match environment.target.kind {
+            TargetKind::Kubernetes => {
+                let wants = wants(&plan, name, environment, base);
+                let cluster = wiring::cluster(environment, base);
+                found.extend(findings(name, preview::ask(doctor::examine(&cluster, call, &wants))?));
+            }
+            // This machine was looked at already.
+            TargetKind::Local => {}
+            TargetKind::Docker | TargetKind::Swarm | TargetKind::Hosts => {
+                let Some(deploy) = first_deploy(&plan, name) else { continue };
+                let service = &deploy.service;
+                let look = target.observe(call, &service.name, service.platform_name.as_deref());
+                let look = async { tokio::time::timeout(WITHIN, look).await };
+                found.push(answers(name, environment.target.kind, preview::ask(look)?.ok()));
+            }
+        }
     }
     Ok(Some(found))
+}
+
+fn first_deploy(plan: &Plan, name: &EnvName) -> Option<Deploy> {
+    let mut found = None;
+    wiring::each_step(plan, &mut |step| {
+        if let StepKind::Deploy(deploy) = &step.kind
+            && deploy.environment == *name
+        {
+            found.get_or_insert_with(|| (**deploy).clone());
+        }
+    });
+    found
+}
+
+/// Whether a place that was asked for a service has answered.
+fn answers(name: &EnvName, kind: TargetKind, answer: Option<Result<Observation, Fault>>) -> Finding {
+    let what = match kind {
+        TargetKind::Docker => "the engine",
+        TargetKind::Swarm => "the manager of the Swarm",
+        _ => "every machine",
+    };
+    let mut finding = match answer {
+        Some(Ok(_)) => Finding::new("target", Health::Good, format!("{what} answers")),
+        Some(Err(fault)) => {
+            let mut finding = Finding::new("target", Health::Bad, fault.message);
+            finding.help = fault.help;
+            finding
+        }
+        None => {
+            let text = format!("{what} has not answered within {} s", WITHIN.as_secs());
+            Finding::new("target", Health::Bad, text)
+        }
+    };
+    finding.environment = Some(name.to_string());
+    finding
 }
 
 fn findings(name: &EnvName, checkup: Checkup) -> Vec<Finding> {
