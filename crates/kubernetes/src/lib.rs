@@ -15,8 +15,10 @@
 mod backends;
 mod canary;
 mod client;
+pub mod doctor;
 mod exec;
 mod follow;
+mod forward;
 mod found;
 mod job;
 mod lock;
@@ -33,6 +35,7 @@ mod weighted;
 mod workload;
 
 pub use client::Cluster;
+pub use objects::{Manifest, files, manifests, pin};
 pub use router::ServiceRouter;
 pub use target::Kubernetes;
 pub use weighted::WeightedRouter;

@@ -1,11 +1,13 @@
 //! The port `Target`.
 
 use crate::client::Cluster;
+use crate::forward::Forwards;
 use crate::found::Found;
 use crate::workload::deployments;
-use crate::{canary, exec, lock, manifest, pods, scale};
+use crate::{canary, exec, lock, manifest, objects, pods, scale};
 use cdpipe_host::Masker;
 use cdpipe_model::action::RunAction;
+use cdpipe_model::objects::{ApplySpec, ObjectWas, Surveyed};
 use cdpipe_model::observe::{Instance, Observation};
 use cdpipe_model::plan::LockKey;
 use cdpipe_model::ports::{BoxFuture, Call, LockOwner, LockState, PortResult, Probe, Target};
@@ -14,6 +16,7 @@ use cdpipe_model::strategy::{OldRelease, RollPolicy};
 use cdpipe_model::{Fault, ServiceName, Value};
 use kube::api::ListParams;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,12 +28,32 @@ pub(crate) const POLL: Duration = Duration::from_millis(300);
 pub struct Kubernetes {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) masker: Masker,
+    /// Folder of the pipeline's file: paths of manifests are relative to it.
+    pub(crate) base: PathBuf,
+    /// How pods are reached that can't be reached from here; `None` where they can.
+    forwards: Option<Forwards>,
 }
 
 impl Kubernetes {
     /// The target. Nothing is asked until it is used.
-    pub fn new(cluster: Arc<Cluster>, masker: Masker) -> Self {
-        Self { cluster, masker }
+    pub fn new(cluster: Arc<Cluster>, masker: Masker, base: PathBuf) -> Self {
+        Self { cluster, masker, base, forwards: None }
+    }
+
+    /// The same, with pods reached through the API server: from where their addresses are not routed.
+    #[must_use]
+    pub fn forwarding(mut self) -> Self {
+        self.forwards = Some(Forwards::default());
+        self
+    }
+
+    /// Instances with where they are reached from here.
+    async fn reached(&self, found: Result<Vec<Instance>, Fault>) -> Result<Vec<Instance>, Fault> {
+        let mut found = found?;
+        if let Some(forwards) = &self.forwards {
+            forwards.reach(&self.cluster, &mut found).await?;
+        }
+        Ok(found)
     }
 }
 
@@ -68,7 +91,13 @@ impl Target for Kubernetes {
             let named = session.ask(&format!("read the Deployment {name}"), || api.get_opt(&name)).await?;
             let ours = found.deployments.iter().filter(|one| !canary::makes(one));
             let autoscaled = scale::wanted(&session, ours.collect()).await?;
-            Ok(Observation { autoscaled, ..found.observation(named.as_ref()) })
+            let mut seen = Observation { autoscaled, ..found.observation(named.as_ref()) };
+            if let Some(forwards) = &self.forwards {
+                for release in &mut seen.releases {
+                    forwards.reach(&self.cluster, &mut release.instances).await?;
+                }
+            }
+            Ok(seen)
         })
     }
 
@@ -79,7 +108,7 @@ impl Target for Kubernetes {
         count: u32,
         extra_env: &'a BTreeMap<String, Value>,
     ) -> PortResult<'a, Vec<Instance>> {
-        Box::pin(self.ensure_now(call, spec, count, extra_env))
+        Box::pin(async move { self.reached(self.ensure_now(call, spec, count, extra_env).await).await })
     }
 
     fn await_ready<'a>(
@@ -89,7 +118,7 @@ impl Target for Kubernetes {
         count: u32,
         may_fail: u32,
     ) -> PortResult<'a, Vec<Instance>> {
-        Box::pin(self.await_ready_now(call, spec, count, may_fail))
+        Box::pin(async move { self.reached(self.await_ready_now(call, spec, count, may_fail).await).await })
     }
 
     fn stop<'a>(
@@ -100,7 +129,7 @@ impl Target for Kubernetes {
         old: Option<OldRelease>,
         retain: u32,
     ) -> PortResult<'a, Vec<Instance>> {
-        Box::pin(self.stop_now(call, spec, instances, old, retain))
+        Box::pin(async move { self.reached(self.stop_now(call, spec, instances, old, retain).await).await })
     }
 
     fn roll<'a>(
@@ -111,11 +140,47 @@ impl Target for Kubernetes {
         policy: &'a RollPolicy,
         fence: Option<u64>,
     ) -> PortResult<'a, Vec<Instance>> {
-        Box::pin(self.roll_now(call, spec, count, policy, fence))
+        Box::pin(async move { self.reached(self.roll_now(call, spec, count, policy, fence).await).await })
+    }
+
+    fn reach_again<'a>(&'a self, instances: &'a [Instance]) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            if let Some(forwards) = &self.forwards {
+                forwards.again(&self.cluster, instances).await;
+            }
+        })
     }
 
     fn remove<'a>(&'a self, call: Call<'a>, service: &'a ServiceName) -> PortResult<'a, usize> {
         Box::pin(self.remove_now(call, service))
+    }
+
+    fn survey<'a>(&'a self, call: Call<'a>, spec: &'a ApplySpec) -> PortResult<'a, Surveyed> {
+        Box::pin(async move { objects::survey(&self.cluster.session(call).await?, &self.base, spec).await })
+    }
+
+    fn apply_set<'a>(
+        &'a self,
+        call: Call<'a>,
+        spec: &'a ApplySpec,
+        objects: &'a [ObjectWas],
+    ) -> PortResult<'a, ()> {
+        Box::pin(async move {
+            let session = self.cluster.session(call).await?;
+            objects::apply(&session, &self.masker, &self.base, spec, objects).await
+        })
+    }
+
+    fn take_back_set<'a>(
+        &'a self,
+        call: Call<'a>,
+        spec: &'a ApplySpec,
+        objects: &'a [ObjectWas],
+    ) -> PortResult<'a, ()> {
+        Box::pin(async move {
+            let session = self.cluster.session(call).await?;
+            objects::take_back(&session, &self.masker, spec, objects).await
+        })
     }
 
     fn run_image<'a>(

@@ -5,20 +5,30 @@ use cdpipe_kubernetes::{Cluster, Kubernetes, ServiceRouter, WeightedRouter};
 use cdpipe_model::Value;
 use cdpipe_model::ports::{Router, Target};
 use cdpipe_model::service::{Environment, TrafficSpec};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-fn cluster(environment: &Environment, site: &Site<'_>) -> Arc<Cluster> {
+/// The cluster of an environment.
+pub(crate) fn cluster_of(environment: &Environment, base: &Path) -> Cluster {
+    trust();
     let setting =
         |name: &str| environment.target.settings.get(name).and_then(Value::as_str).map(str::to_owned);
-    let kubeconfig: Option<PathBuf> = setting("kubeconfig").map(|path| site.base.join(path));
-    Arc::new(Cluster::new(kubeconfig, setting("context"), setting("namespace")))
+    let kubeconfig: Option<PathBuf> = setting("kubeconfig").map(|path| base.join(path));
+    Cluster::new(kubeconfig, setting("context"), setting("namespace"))
+}
+
+fn cluster(environment: &Environment, site: &Site<'_>) -> Arc<Cluster> {
+    Arc::new(cluster_of(environment, site.base))
 }
 
 pub(super) fn target(environment: &Environment, site: &Site<'_>) -> Arc<dyn Target> {
     trust();
-    Arc::new(Kubernetes::new(cluster(environment, site), site.masker.clone()))
+    let target = Kubernetes::new(cluster(environment, site), site.masker.clone(), site.base.to_owned());
+    match environment.target.settings.get("reach").and_then(Value::as_str) {
+        Some("port_forward") => Arc::new(target.forwarding()),
+        _ => Arc::new(target),
+    }
 }
 
 /// How long proxies get to do what was written.
