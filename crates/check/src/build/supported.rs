@@ -76,7 +76,12 @@ impl<'b> Checker<'b> {
                         )
                         .also(
                             environment.child(Id::Target).map_or(environment.head(), |block| block.head()),
-                            format!("`target {}`", target.as_str()),
+                            match setting {
+                                "pause" | "max_failures" => {
+                                    format!("`target {}` rolls by itself", target.as_str())
+                                }
+                                _ => format!("`target {}`", target.as_str()),
+                            },
                         )
                         .help(format!("leave `{setting}` out")),
                     );
