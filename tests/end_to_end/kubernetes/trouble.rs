@@ -365,6 +365,8 @@ fn a_missing_right_is_named(way: Way, without: &[(&str, &str, &str)]) {
     };
     for missing in without {
         role(Some(*missing));
+        // So that the lock has to be made.
+        space.kubectl(&["-n", &space.name, "delete", "lease", "--all"]);
         let (verb, resource, group) = missing;
         let dot = if group.is_empty() { "" } else { "." };
         let ended = space.run("1.1");
