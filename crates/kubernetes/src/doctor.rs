@@ -324,7 +324,9 @@ async fn who(session: &Session<'_>) -> Option<String> {
 
 /// Roles that give what is missing, to be applied as they are.
 fn roles(missing: &[Right], who: Option<&str>) -> String {
-    let mut places: BTreeMap<Option<&str>, BTreeMap<(&str, &str), Vec<&str>>> = BTreeMap::new();
+    /// Verbs by group and resource.
+    type Rules<'r> = BTreeMap<(&'r str, &'r str), Vec<&'r str>>;
+    let mut places: BTreeMap<Option<&str>, Rules<'_>> = BTreeMap::new();
     for right in missing {
         let rules = places.entry(right.namespace.as_deref()).or_default();
         rules.entry((right.group.as_str(), right.resource.as_str())).or_default().push(right.verb);
