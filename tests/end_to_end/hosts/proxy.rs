@@ -1,7 +1,7 @@
 //! The built-in proxy on one of the machines, driven over SSH: switches under load, a release that is bad in each way, the proxy killed,
 //! and nothing left of it in the end.
 
-use super::{BLUE_GREEN, Machines, PATIENCE, Shop, assert_dropped_nothing, assert_ended};
+use super::{Machines, PATIENCE, Shop, assert_dropped_nothing, assert_ended};
 use cdpipe_tests::deployed::{FILE, comes_true};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
@@ -35,10 +35,11 @@ fn proxies(shop: &Shop<'_>) -> Vec<String> {
 #[test]
 fn the_proxy_on_one_of_the_machines() {
     let Some(machines) = Machines::get("the_proxy_on_one_of_the_machines") else { return };
-    let shop = Shop::watched(&machines, BLUE_GREEN, "process", "4s");
+    let shop = Shop::watched(&machines, "blue_green { keep_old = 5s }", "process", "4s");
     let file = shop.shop.place.work().join(FILE);
     let text = std::fs::read_to_string(&file).unwrap();
-    std::fs::write(&file, text.replace("traffic proxy {}", "traffic proxy { host = \"web-1\" }")).unwrap();
+    let text = text.replace("traffic proxy {}", "traffic proxy { host = \"web-1\" }");
+    std::fs::write(&file, &text).unwrap();
     assert_ended(&shop.deploy("v1", ""), 0, &[]);
     assert!(TcpStream::connect(shop.shop.address).is_err(), "no proxy on this machine");
     let _forward = Forward::to(&machines, "web-1", shop.shop.address);
@@ -54,11 +55,13 @@ fn the_proxy_on_one_of_the_machines() {
     assert_ended(&shop.deploy("v4", "never-healthy"), 3, &["503"]);
     assert_dropped_nothing(users);
     let users = shop.visitors();
+    shop.insist();
     assert_ended(&shop.deploy("v5", "errors=40%"), 3, &["error_rate"]);
     let report = users.stop().unwrap();
     assert!(report.failures().iter().all(|record| record.status == Some(500)), "{report}");
     assert_eq!((shop.answers(), proxies(&shop)), ((200, "v3".to_owned()), first.clone()));
 
+    std::fs::write(&file, &text).unwrap();
     // Killed and started again, here by a unit of the machine's own, it has the table that it had.
     let unit = format!("cdpipe-test-proxy-{}", shop.shop.address.port());
     let start = format!(
