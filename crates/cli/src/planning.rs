@@ -3,7 +3,7 @@
 use crate::failure::{self, Failure};
 use crate::render::{self, Counts, Found};
 use crate::ui::Ui;
-use crate::{files, load};
+use crate::{files, load, stdin};
 use cdpipe_check::Inputs;
 use cdpipe_model::plan::Plan;
 use cdpipe_syntax::Diagnostic;
@@ -44,7 +44,8 @@ pub(crate) fn plan(path: &str, inputs: &Inputs, ui: &Ui) -> Result<Option<Planne
     let found = [Found { sources: &checked.sources, diagnostics: shown }];
     ui.note(&render::text::render(&found, ui.err));
     match result {
-        Ok(plan) => {
+        Ok(mut plan) => {
+            stdin::pin(&mut plan)?;
             let texts = checked.sources.iter().map(|(_, source)| source.text.clone()).collect();
             Ok(Some(Planned { plan, texts }))
         }

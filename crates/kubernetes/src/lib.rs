@@ -1,4 +1,4 @@
-//! The target `kubernetes`: Deployments of a cluster, made from the service's own fields, and the router `service`: the selector of a
+//! The target `kubernetes`: workloads of a cluster, made from the service's own fields or from manifests, and the router `service`: the selector of a
 //! Service, `gateway` and `istio`: shares in an HTTPRoute or a VirtualService.
 //!
 //! Uses `model`, and of `host` only the masker. `client` is the connection and its errors; `manifest` is the one place that says what a
@@ -12,11 +12,15 @@
 //! server-side by the field manager `cdpipe`; of a route that somebody else has made only the backends that name the service change. What is changed is changed at the resource version it was read at. Every wait ends with
 //! its call's deadline. Values of secrets are in Secret objects only, never in a template or an annotation.
 
+mod adopt;
 mod client;
+mod companions;
 mod exec;
 mod follow;
 mod found;
+mod given;
 mod job;
+mod kind;
 mod lock;
 mod manifest;
 mod objects;
@@ -30,6 +34,8 @@ mod weighted;
 mod workload;
 
 pub use client::Cluster;
+pub use given::{Source, screen};
+pub use objects::{Manifest, files, manifests};
 pub use router::ServiceRouter;
-pub use target::Kubernetes;
+pub use target::{Kubernetes, Manifests};
 pub use weighted::WeightedRouter;

@@ -2,18 +2,18 @@
 
 use crate::client::Session;
 use crate::follow::{Follow, Seen};
-use crate::found::{self, Found, instances, release_of, template};
+use crate::found::{self, Found, has, instances};
+use crate::given;
+use crate::kind::{Kind, Workload, progress};
 use crate::manifest;
-use crate::pods::{self, Pace, Patience, of_release};
-use crate::roll::progress;
+use crate::pods::{self, Pace, Patience};
 use crate::target::{Kubernetes, POLL};
-use crate::workload::{deployments, name_of, of_service, replicas, stale, what};
+use crate::workload::{Count, of_service, stale, wanted, what};
 use cdpipe_model::observe::Instance;
 use cdpipe_model::ports::Call;
 use cdpipe_model::release::ReleaseSpec;
 use cdpipe_model::strategy::OldRelease;
-use cdpipe_model::{Fault, ReleaseId, ServiceName, Value};
-use k8s_openapi::api::apps::v1::Deployment;
+use cdpipe_model::{Fault, ServiceName, Value};
 use k8s_openapi::api::core::v1::{Pod, Secret, Service};
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams};
@@ -38,17 +38,18 @@ impl Kubernetes {
         }
         let session = self.cluster.session(call).await?;
         self.apply_secret(&session, spec).await?;
-        let found = Found::read(&session, &spec.service).await?;
-        let id = spec.id();
-        // The Deployment that rolls may have this release: then it is healed there.
-        let name =
-            found.of(&id).next().map_or_else(|| manifest::side_name(spec), |one| name_of(one).to_owned());
-        self.apply(&session, spec, &name, None, |there| {
-            let has = there.map_or(0, replicas);
-            Ok(Some(has.max(count)))
+        self.apply_companions(&session, spec).await?;
+        // The workload that rolls may have this release: then it is healed there.
+        let (kind, name) = self.place_of(&session, spec).await?;
+        self.apply(&session, spec, (kind, &name), None, |there| {
+            let has = there.map_or(0, Workload::replicas);
+            Ok(Some(match given::scales_itself(spec) && (has > 0 || kind == Kind::DaemonSet) {
+                true => Count::AsItScales,
+                false => Count::Exactly(has.max(count)),
+            }))
         })
         .await?;
-        Ok(Found::read(&session, &spec.service).await?.instances(spec))
+        Ok(instances(&found::pods_of(&session, spec).await?, spec))
     }
 
     pub(crate) async fn await_ready_now(
@@ -59,26 +60,26 @@ impl Kubernetes {
         may_fail: u32,
     ) -> Result<Vec<Instance>, Fault> {
         let session = self.cluster.session(call).await?;
-        let (mine, id) = (of_release(spec), spec.id());
+        let id = spec.id();
         let within = spec.health.iter().map(|health| health.within_ms).max().unwrap_or(60_000);
         let ends = Instant::now() + Duration::from_millis(within);
-        let name = deployment_of(&session, spec).await?;
-        let (mut follow, mut pace) = (Follow::<Deployment>::new(&session, &name), Pace::default());
+        let (kind, name) = self.place_of(&session, spec).await?;
+        let (mut follow, mut pace) = (Follow::new(&session, kind, &name), Pace::default());
         let mut there = follow.read(&session).await?;
         let mut patience = Patience::default();
         let mut told = String::new();
-        let enough = count.saturating_sub(may_fail);
-        // Of how many readiness was told by the Deployment when its pods were looked at last.
+        // Of how many readiness was told by the workload when its pods were looked at last.
         let mut looked_at = None;
         loop {
-            let (said, why) = match &there {
-                Seen::As(one) => (ready_replicas(one), progress(one, 0).refused),
-                Seen::Gone | Seen::Same => (0, None),
+            let (said, count, why) = match &there {
+                Seen::As(one) => (one.ready(), wanted(spec, one, count), progress(one, 0).refused),
+                Seen::Gone | Seen::Same => (0, count, None),
             };
+            let enough = count.saturating_sub(may_fail);
             let is_late = Instant::now() >= ends;
             if looked_at.is_none() || is_late || pace.is_over() || (said >= enough && looked_at != Some(said))
             {
-                let pods = found::pods(&session, &mine).await?;
+                let pods = found::pods_of(&session, spec).await?;
                 let found = instances(&pods, spec);
                 let ready = found.iter().filter(|instance| instance.ready).count();
                 if ready >= enough as usize {
@@ -111,6 +112,15 @@ impl Kubernetes {
         }
     }
 
+    /// The workload that has this release: its own, or the one that rolls.
+    async fn place_of(&self, session: &Session<'_>, spec: &ReleaseSpec) -> Result<(Kind, String), Fault> {
+        let (found, _) = self.found(session, &spec.service, spec.platform_name.as_deref()).await?;
+        match found.of(spec).next() {
+            Some(one) => Ok((one.kind, one.name().to_owned())),
+            None => beside(spec),
+        }
+    }
+
     pub(crate) async fn stop_now(
         &self,
         call: Call<'_>,
@@ -120,22 +130,22 @@ impl Kubernetes {
         retain: u32,
     ) -> Result<Vec<Instance>, Fault> {
         let session = self.cluster.session(call).await?;
-        let found = Found::read(&session, &spec.service).await?;
-        let id = spec.id();
-        let names: Vec<String> = found.of(&id).map(|one| name_of(one).to_owned()).collect();
-        for deployment in found.of(&id) {
-            stale(deployment, call)?;
+        let (found, _) = self.found(&session, &spec.service, spec.platform_name.as_deref()).await?;
+        let places: Vec<(Kind, String)> =
+            found.of(spec).map(|one| (one.kind, one.name().to_owned())).collect();
+        for workload in found.of(spec) {
+            stale(workload, call)?;
         }
         if !going.is_empty() && old.is_none() {
             return self.shrink(&session, spec, &found, going).await;
         }
         let remove = old == Some(OldRelease::Remove);
-        for name in &names {
-            if remove {
-                delete(&session, name).await?;
+        for (kind, name) in &places {
+            if remove || *kind == Kind::DaemonSet {
+                delete(&session, *kind, name).await?;
             } else {
-                self.apply(&session, spec, name, None, |there| {
-                    Ok(there.filter(|there| replicas(there) > 0).map(|_| 0))
+                self.apply(&session, spec, (*kind, name), None, |there| {
+                    Ok(there.filter(|there| there.replicas() > 0).map(|_| Count::Exactly(0)))
                 })
                 .await?;
             }
@@ -144,7 +154,7 @@ impl Kubernetes {
         if remove {
             delete_secret(&session, spec).await?;
         }
-        prune(&session, &spec.service, &id, retain).await?;
+        prune(&session, spec, retain).await?;
         Ok(Vec::new())
     }
 
@@ -158,6 +168,10 @@ impl Kubernetes {
     ) -> Result<Vec<Instance>, Fault> {
         let pods: Api<Pod> = Api::namespaced(session.client(), session.namespace());
         let there = found.instances(spec);
+        if given::scales_itself(spec) {
+            // Whatever scales it has the last word.
+            return Ok(there);
+        }
         let going: Vec<&Instance> =
             going.iter().filter(|one| there.iter().any(|other| other.id == one.id)).collect();
         let cost =
@@ -169,9 +183,9 @@ impl Kubernetes {
         }
         let left = there.len().saturating_sub(going.len());
         let wanted = u32::try_from(left).unwrap_or(u32::MAX);
-        if let Some(one) = found.of(&spec.id()).next() {
-            self.apply(session, spec, name_of(one), None, |there| {
-                Ok(there.filter(|there| replicas(there) > wanted).map(|_| wanted))
+        if let Some(one) = found.of(spec).next() {
+            self.apply(session, spec, (one.kind, one.name()), None, |there| {
+                Ok(there.filter(|there| there.replicas() > wanted).map(|_| Count::Exactly(wanted)))
             })
             .await?;
         }
@@ -185,9 +199,8 @@ impl Kubernetes {
         spec: &ReleaseSpec,
         enough: impl Fn(&[Pod]) -> bool,
     ) -> Result<Vec<Instance>, Fault> {
-        let params = of_release(spec);
         loop {
-            let pods = found::pods(session, &params).await?;
+            let pods = found::pods_of(session, spec).await?;
             if enough(&pods) {
                 return Ok(instances(&pods, spec));
             }
@@ -198,10 +211,10 @@ impl Kubernetes {
 
     pub(crate) async fn remove_now(&self, call: Call<'_>, service: &ServiceName) -> Result<usize, Fault> {
         let session = self.cluster.session(call).await?;
-        let found = Found::read(&session, service).await?;
-        for deployment in &found.deployments {
-            stale(deployment, call)?;
-            delete(&session, name_of(deployment)).await?;
+        let (found, _) = Found::read(&session, service, None, None, false).await?;
+        for workload in &found.workloads {
+            stale(workload, call)?;
+            delete(&session, workload.kind, workload.name()).await?;
         }
         let params = of_service(service);
         let secrets: Api<Secret> = Api::namespaced(session.client(), session.namespace());
@@ -224,23 +237,28 @@ impl Kubernetes {
     }
 }
 
-/// The Deployment that has this release: its own, or the one that rolls.
-async fn deployment_of(session: &Session<'_>, spec: &ReleaseSpec) -> Result<String, Fault> {
-    let (api, params, id) = (deployments(session), of_service(&spec.service), spec.id());
-    let all = session.ask("list Deployments", || api.list(&params)).await?.items;
-    let has = all.iter().find(|one| release_of(template(one)).as_ref() == Some(&id));
-    Ok(has.map_or_else(|| manifest::side_name(spec), |one| name_of(one).to_owned()))
+/// Where a release stands beside others.
+fn beside(spec: &ReleaseSpec) -> Result<(Kind, String), Fault> {
+    let (kind, name) = given::place(spec)?;
+    if given::is_found(spec) {
+        return Ok((kind, name));
+    }
+    if kind != Kind::Deployment {
+        return Err(Fault::new(
+            "artifact-unfit",
+            format!("two releases side by side are two Deployments, and {} {name} is none", kind.as_str()),
+        )
+        .help(format!("deploy {} by `rolling`, which the cluster does by itself", spec.service)));
+    }
+    Ok((kind, manifest::side_name(spec)))
 }
 
-/// How many pods of a Deployment are ready, as its controller says.
-fn ready_replicas(deployment: &Deployment) -> u32 {
-    let ready = deployment.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0);
-    u32::try_from(ready).unwrap_or(0)
-}
-
-pub(crate) async fn delete(session: &Session<'_>, name: &str) -> Result<(), Fault> {
-    let (api, params) = (deployments(session), DeleteParams::background());
-    session.ask_for(&format!("delete the Deployment {name}"), || api.delete(name, &params)).await.map(drop)
+pub(crate) async fn delete(session: &Session<'_>, kind: Kind, name: &str) -> Result<(), Fault> {
+    let (api, params) = (kind.api(session), DeleteParams::background());
+    session
+        .ask_for(&format!("delete the {} {name}", kind.as_str()), || api.delete(name, &params))
+        .await
+        .map(drop)
 }
 
 async fn delete_secret(session: &Session<'_>, spec: &ReleaseSpec) -> Result<(), Fault> {
@@ -253,19 +271,20 @@ async fn delete_secret(session: &Session<'_>, spec: &ReleaseSpec) -> Result<(), 
 }
 
 /// Deletes kept releases beside the one that was stopped, the oldest first, until `retain` are left.
-async fn prune(
-    session: &Session<'_>,
-    service: &ServiceName,
-    stopped: &ReleaseId,
-    retain: u32,
-) -> Result<(), Fault> {
-    let (api, params) = (deployments(session), of_service(service));
-    let mut kept = session.ask("list Deployments", || api.list(&params)).await?.items;
-    kept.retain(|one| replicas(one) == 0 && release_of(template(one)).as_ref() != Some(stopped));
+async fn prune(session: &Session<'_>, stopped: &ReleaseSpec, retain: u32) -> Result<(), Fault> {
+    let (api, params) = (Kind::Deployment.api(session), of_service(&stopped.service));
+    let listed = session.ask("list Deployments", || api.list(&params)).await?.items;
+    let mut kept = Vec::new();
+    for one in listed {
+        let one = Workload::read(Kind::Deployment, one)?;
+        if one.replicas() == 0 && !has(&one, stopped) {
+            kept.push(one);
+        }
+    }
     kept.sort_by_key(|one| one.metadata.creation_timestamp.as_ref().map(|at| at.0));
     let beyond = (kept.len() + 1).saturating_sub(retain.max(1) as usize);
     for one in kept.iter().take(beyond) {
-        delete(session, name_of(one)).await?;
+        delete(session, Kind::Deployment, one.name()).await?;
     }
     Ok(())
 }

@@ -1,11 +1,13 @@
 //! The target `kubernetes` and the routers of a cluster.
 
-use super::Site;
+use super::{Site, each_step};
 use crate::failure::{self, Failure};
-use cdpipe_kubernetes::{Cluster, Kubernetes, ServiceRouter, WeightedRouter};
+use cdpipe_kubernetes::{Cluster, Kubernetes, Manifests, ServiceRouter, Source, WeightedRouter};
 use cdpipe_model::Value;
+use cdpipe_model::plan::StepKind;
 use cdpipe_model::ports::{Router, Target};
-use cdpipe_model::service::{Environment, TrafficSpec};
+use cdpipe_model::service::{Environment, TrafficSpec, Workload};
+use cdpipe_model::strategy::Strategy;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -18,7 +20,31 @@ fn cluster(environment: &Environment, site: &Site<'_>) -> Arc<Cluster> {
 
 pub(super) fn target(environment: &Environment, site: &Site<'_>) -> Arc<dyn Target> {
     trust();
-    Arc::new(Kubernetes::new(cluster(environment, site), site.masker.clone()))
+    let target = Kubernetes::new(cluster(environment, site), site.masker.clone());
+    Arc::new(target.with_manifests(manifests(environment, site)))
+}
+
+/// What the plan says of the services that it deploys there.
+fn manifests(environment: &Environment, site: &Site<'_>) -> Manifests {
+    let mut found = Manifests { base: site.base.to_owned(), ..Manifests::default() };
+    each_step(site.plan, &mut |step| {
+        let StepKind::Deploy(deploy) = &step.kind else { return };
+        if deploy.environment != environment.name {
+            return;
+        }
+        let service = &deploy.service;
+        if let Workload::Manifest { path, workload, text, .. } = &service.workload {
+            let source = Source { path: path.clone(), workload: workload.clone(), text: text.clone() };
+            found.sources.insert(service.name.clone(), source);
+        }
+        if service.adopt {
+            found.adopt.insert(service.name.clone());
+        }
+        if !matches!(deploy.strategy, Strategy::Rolling(_)) {
+            found.beside.insert(service.name.clone());
+        }
+    });
+    found
 }
 
 pub(super) fn service(environment: &Environment, site: &Site<'_>) -> Arc<dyn Router> {

@@ -5,3 +5,4 @@ pub(crate) mod order;
 mod read;
 
 pub use read::{Manifest, files, manifests};
+pub(crate) use read::{all, bytes};
