@@ -65,7 +65,7 @@ async fn apply(session: &Session<'_>, object: &Value, force: bool) -> Result<(),
         .ask(&format!("apply the {title}"), || api.patch(name, &params, &patch))
         .await
         .map(drop)
-        .map_err(|fault| explained(fault, &title))
+        .map_err(|fault| explained(fault, &title, force))
 }
 
 async fn resource(session: &Session<'_>, wanted: &GroupVersionKind) -> Result<(ApiResource, Scope), Fault> {
@@ -83,14 +83,24 @@ async fn resource(session: &Session<'_>, wanted: &GroupVersionKind) -> Result<(A
 }
 
 /// Who manages what somebody else may not write, with the ways out.
-pub(crate) fn explained(fault: Fault, title: &str) -> Fault {
+pub(crate) fn explained(fault: Fault, title: &str, is_ours: bool) -> Fault {
     if fault.kind != "field-conflict" {
         return fault;
     }
     let managers: std::collections::BTreeSet<&str> =
-        fault.details.iter().filter_map(|line| line.split('"').nth(1)).collect();
+        fault
+        .details
+        .iter()
+        .filter_map(|line| line.split_once("conflict with \"")?.1.split('"').next())
+        .collect();
     let owners = managers.into_iter().collect::<Vec<_>>().join(", ");
     Fault::new("field-conflict", format!("fields of the {title} are managed by somebody else: {owners}"))
         .details(fault.details.clone())
-        .help("leave these fields out of what the service is made from, have the other one give them up, or say `adopt = true` in the service to take them over")
+        .help(match is_ours {
+            true => "say what they want in the pipeline or its manifests, or have them take back their change; nothing was written",
+            false => {
+                "leave these fields out of what the service is made from, have the other one give them up, or say `adopt = true` in the \
+                 service to take them over"
+            }
+        })
 }

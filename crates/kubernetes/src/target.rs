@@ -13,6 +13,8 @@ use cdpipe_model::ports::{BoxFuture, Call, LockOwner, LockState, PortResult, Pro
 use cdpipe_model::release::{Artifact, ReleaseSpec};
 use cdpipe_model::strategy::{OldRelease, RollPolicy};
 use cdpipe_model::{Fault, ServiceName, Value};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::Api;
 use kube::api::ListParams;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -73,6 +75,14 @@ impl Kubernetes {
         let adopt = self.manifests.adopt.contains(service);
         Found::read(session, service, platform_name, place.as_ref(), adopt).await
     }
+}
+
+/// Whether the namespace of the target is not there, as far as we may know.
+async fn is_missing(session: &Session<'_>) -> bool {
+    let namespaces: Api<Namespace> = Api::all(session.client());
+    let name = session.namespace();
+    let found = session.ask(&format!("read the Namespace {name}"), || namespaces.get_opt(name)).await;
+    found.is_ok_and(|found| found.is_none())
 }
 
 impl Target for Kubernetes {
@@ -212,9 +222,15 @@ impl Target for Kubernetes {
             let session = self.cluster.session(call).await?;
             match lock::take(&session, key, owner, lease).await {
                 // The lock is what comes first in a namespace, so one that the manifests bring is made for it.
-                Err(fault) if fault.kind == "not-found" && self.make_namespace(&session).await? => {
-                    lock::take(&session, key, owner, lease).await
-                }
+                Err(fault) if is_missing(&session).await => match self.make_namespace(&session).await? {
+                    true => lock::take(&session, key, owner, lease).await,
+                    false => Err(Fault::new(
+                        "not-found",
+                        format!("there is no namespace {} in the cluster", session.namespace()),
+                    )
+                    .details([fault.message])
+                    .help("create it (`kubectl create namespace`), or put it among the manifests of the service")),
+                },
                 result => result,
             }
         })

@@ -133,7 +133,7 @@ impl Kubernetes {
             match result {
                 Ok(applied) => return Workload::read(kind, applied).map(Some),
                 Err(fault) if fault.kind == "conflict" => last = Some(fault),
-                Err(fault) => return Err(companions::explained(fault, &title)),
+                Err(fault) => return Err(companions::explained(fault, &title, true)),
             }
         }
         Err(last.unwrap_or_else(|| Fault::new("conflict", format!("the {title} changes all the time"))))
