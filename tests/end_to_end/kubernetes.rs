@@ -6,19 +6,18 @@
 mod endings;
 #[path = "kubernetes/killed.rs"]
 mod killed;
+#[path = "kubernetes/pipelines.rs"]
+mod pipelines;
 #[path = "kubernetes/routes.rs"]
 mod routes;
-<<<<<<< HEAD
 #[path = "kubernetes/space.rs"]
 mod space;
 #[path = "kubernetes/trouble.rs"]
 mod trouble;
 #[path = "kubernetes/ways.rs"]
 mod ways;
-=======
 #[path = "kubernetes/workloads.rs"]
 mod workloads;
->>>>>>> 8fabf7d (A Kubernetes service is made from manifests: Deployment, StatefulSet or DaemonSet, with what comes with them; what is there is adopted)
 
 use cdpipe_tests::deployed::comes_true;
 use space::{LONG, Space, assert_ended};

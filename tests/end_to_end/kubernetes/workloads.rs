@@ -1,9 +1,8 @@
 //! Manifests that a user wrote: their Deployments, StatefulSets and DaemonSets, what comes with them, what belongs to others, and
 //! what was there before cdpipe.
 
-use super::{LONG, Space, assert_ended, ended};
+use super::space::{LONG, Space, assert_ended, ended};
 use cdpipe_tests::deployed::comes_true;
-use cdpipe_tests::place::repository;
 use serde_json::Value;
 use std::io::Write as _;
 use std::process::Stdio;
@@ -276,28 +275,4 @@ fn a_deployment_of_manifests_stands_side_by_side_too() {
     assert_eq!(space.field("deployments", &format!("{container}.resources.requests.cpu}}")), "11m");
     assert_ended(&space.place.run(["down", "pipeline.cd"]).unwrap(), 0, &[]);
     assert_eq!(space.field("deployments,pods", "{.items[*].metadata.name}"), "");
-}
-
-#[test]
-fn the_production_pipeline_runs_as_it_stands_and_again() {
-    let Some(mut space) = Space::new("production", "kubernetes-production.cd") else { return };
-    // Its namespace comes with its manifests.
-    let made = format!("{}-made", space.name);
-    for file in std::fs::read_dir(repository().join("pipelines/k8s")).unwrap() {
-        let file = file.unwrap();
-        let text = std::fs::read_to_string(file.path()).unwrap().replace("shop-production", &made);
-        space.place.write(&format!("k8s/{}", file.file_name().display()), text).unwrap();
-    }
-    space.edit("pipeline.cd", "shop-production", &made);
-    space.kubectl(&["delete", "namespace", &space.name, "--wait=false"]);
-    space.name = made;
-    let first = space.place.run(["run", "pipeline.cd"]).unwrap();
-    assert_ended(&first, 0, &[]);
-    space.serves("1.1", 2);
-    assert_eq!(space.field("service/web", "{.spec.type}"), "LoadBalancer");
-    assert_eq!(space.field("pods", "{.items[0].spec.securityContext.runAsUser}"), "10001");
-    assert_ended(&space.place.run(["run", "pipeline.cd"]).unwrap(), 0, &[]);
-    space.serves("1.1", 2);
-    assert_ended(&space.run("never-healthy"), 3, &["did not become ready in time"]);
-    space.serves("1.0", 2);
 }
