@@ -2,12 +2,18 @@
 //! switches, a killed run is taken up again.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says that something is wrong by panicking")]
 
+#[path = "kubernetes/apply.rs"]
+mod apply;
+#[path = "kubernetes/doctor.rs"]
+mod doctor;
 #[path = "kubernetes/endings.rs"]
 mod endings;
 #[path = "kubernetes/killed.rs"]
 mod killed;
 #[path = "kubernetes/pipelines.rs"]
 mod pipelines;
+#[path = "kubernetes/reach.rs"]
+mod reach;
 #[path = "kubernetes/routes.rs"]
 mod routes;
 #[path = "kubernetes/space.rs"]

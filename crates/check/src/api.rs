@@ -180,9 +180,15 @@ pub fn plan(checked: &Checked, inputs: &Inputs) -> Result<Plan, Vec<Diagnostic>>
     if let Some(mode) = inputs.mode {
         plan.mode = mode;
     }
+    seal(&mut plan);
+    Ok(plan)
+}
+
+/// Computes the hash of a plan anew: after something was added to it that only the outside knows, as the hashes of manifests.
+pub fn seal(plan: &mut Plan) {
+    plan.hash.clear();
     // Serialising plain data with string keys into memory can't fail.
     plan.hash = sha256_text(&serde_json::to_vec(&plan).unwrap_or_default());
-    Ok(plan)
 }
 
 fn sort(diags: &mut [Diagnostic]) {

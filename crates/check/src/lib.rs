@@ -28,7 +28,7 @@ mod unused;
 mod values;
 mod window;
 
-pub use api::{Checked, GitFacts, Inputs, Param, Program, check, plan};
+pub use api::{Checked, GitFacts, Inputs, Param, Program, check, plan, seal};
 pub use codes::codes;
 pub use explain::{error_pages, explain, reference_pages};
 pub use scripts::{Script, scripts};

@@ -3,11 +3,13 @@
 use crate::failure::{self, Failure};
 use crate::render::{self, Counts, Found};
 use crate::ui::Ui;
+use crate::wiring::each_step_mut;
 use crate::{files, load, stdin};
 use cdpipe_check::Inputs;
-use cdpipe_model::plan::Plan;
+use cdpipe_model::Value;
+use cdpipe_model::plan::{Plan, StepKind};
 use cdpipe_syntax::Diagnostic;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A plan with the texts it was made from.
 pub(crate) struct Planned {
@@ -46,6 +48,7 @@ pub(crate) fn plan(path: &str, inputs: &Inputs, ui: &Ui) -> Result<Option<Planne
     match result {
         Ok(mut plan) => {
             stdin::pin(&mut plan)?;
+            pin(path, &mut plan)?;
             let texts = checked.sources.iter().map(|(_, source)| source.text.clone()).collect();
             Ok(Some(Planned { plan, texts }))
         }
@@ -54,4 +57,38 @@ pub(crate) fn plan(path: &str, inputs: &Inputs, ui: &Ui) -> Result<Option<Planne
             Ok(None)
         }
     }
+}
+
+/// Reads the manifests of `apply` steps now, so that the plan is of these and no others. Where the path is known only later, or a step before
+/// writes the files, that is done when the step begins.
+fn pin(path: &str, plan: &mut Plan) -> Result<(), Failure> {
+    let base = Path::new(path).parent().unwrap_or(Path::new(""));
+    let mut found = Ok(false);
+    each_step_mut(plan, &mut |step| {
+        let StepKind::Apply(apply) = &mut step.kind else { return };
+        let (Some(Value::Str(pattern)), false, Ok(any)) = (apply.path.known(), apply.generated, &mut found)
+        else {
+            return;
+        };
+        match cdpipe_kubernetes::pin(base, pattern) {
+            Ok(files) => {
+                apply.files = files;
+                *any = true;
+            }
+            Err(fault) => found = Err(fault),
+        }
+    });
+    match found {
+        Ok(true) => cdpipe_check::seal(plan),
+        Ok(false) => {}
+        Err(fault) => {
+            let failure = Failure::new(&failure::UNREADABLE, fault.message);
+            return Err(match fault.help {
+                Some(help) => failure
+                    .help(format!("{help}; if a step of the pipeline writes it, say `generated = true`")),
+                None => failure,
+            });
+        }
+    }
+    Ok(())
 }

@@ -2,8 +2,9 @@
 //! deploys the same.
 
 use crate::failure::{self, Failure};
+use crate::wiring::each_step_mut;
 use crate::{files, preview};
-use cdpipe_model::plan::{NodeKind, Plan, Step, StepKind};
+use cdpipe_model::plan::{Plan, StepKind};
 use cdpipe_model::service::Workload;
 use std::io::IsTerminal;
 
@@ -14,8 +15,9 @@ use std::io::IsTerminal;
 pub(crate) fn pin(plan: &mut Plan) -> Result<(), Failure> {
     let mut text: Option<String> = None;
     let mut failed = None;
-    each_deploy(plan, &mut |workload| {
-        let Workload::Manifest { path, text: pinned, .. } = workload else { return };
+    each_step_mut(plan, &mut |step| {
+        let StepKind::Deploy(deploy) = &mut step.kind else { return };
+        let Workload::Manifest { path, text: pinned, .. } = &mut deploy.service.workload else { return };
         if path != files::STDIN || failed.is_some() {
             return;
         }
@@ -55,27 +57,4 @@ fn read() -> Result<String, Failure> {
         }
     })?;
     Ok(text)
-}
-
-fn each_deploy(plan: &mut Plan, visit: &mut dyn FnMut(&mut Workload)) {
-    fn walk(steps: &mut [Step], visit: &mut dyn FnMut(&mut Workload)) {
-        for step in steps {
-            match &mut step.kind {
-                StepKind::Deploy(deploy) => visit(&mut deploy.service.workload),
-                StepKind::Undo { steps } => walk(steps, visit),
-                _ => {}
-            }
-        }
-    }
-    for node in &mut plan.nodes {
-        let hooks = match &mut node.kind {
-            NodeKind::Stage(stage) => {
-                walk(&mut stage.steps, visit);
-                &mut stage.hooks
-            }
-            NodeKind::Gate(gate) => &mut gate.hooks,
-        };
-        hooks.iter_mut().for_each(|hook| walk(&mut hook.steps, visit));
-    }
-    plan.hooks.iter_mut().for_each(|hook| walk(&mut hook.steps, visit));
 }

@@ -14,6 +14,7 @@ use crate::store::{Store, StoreError};
 use cdpipe_machine::Machine;
 use cdpipe_model::action::{Action, ActionKind, ActionResult, Answer};
 use cdpipe_model::event::Event;
+use cdpipe_model::observe::Instance;
 use cdpipe_model::plan::LockKey;
 use cdpipe_model::ports::LockOwner;
 use cdpipe_model::record::{Record, RunHeader};
@@ -23,6 +24,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
+/// How long instances may take to be reachable again where an engine before this one reached them.
+const REACH_AGAIN_MS: u64 = 5_000;
 /// Reporters have so long to finish after the run.
 const REPORTERS_GRACE_MS: u64 = 2_000;
 
@@ -206,6 +209,17 @@ impl Engine {
     pub async fn resume(mut self, past: Past, journal: Arc<dyn Journal>) -> RunEnd {
         self.clock = crate::clock::going_on(self.clock, past.machine.now_ms());
         let header = Arc::clone(past.header());
+        let mut known: BTreeMap<_, Vec<Instance>> = BTreeMap::new();
+        for (environment, instance) in past.machine.instances().filter(|(_, one)| one.reached_at.is_some()) {
+            known.entry(environment).or_default().push(instance.clone());
+        }
+        for (environment, instances) in known {
+            if let Some(target) = self.ports.targets.get(environment) {
+                // Who can't be reached is told by who asks there.
+                let again = target.reach_again(&instances);
+                let _ = tokio::time::timeout(Duration::from_millis(REACH_AGAIN_MS), again).await;
+            }
+        }
         self.drive(header, past.machine, past.notes, past.last_seq, journal).await
     }
 

@@ -77,7 +77,18 @@ pub(crate) async fn perform(
             let there = target(ports, environment)?.roll(call, release, *count, policy, *fence).await?;
             Ok(Answer::Instances(there))
         }
-        ActionKind::Apply { environment, .. } => Err(unsupported(environment, "take manifests")),
+        ActionKind::Survey { environment, spec } => {
+            let found = target(ports, environment)?.survey(call, spec).await?;
+            Ok(Answer::Surveyed(Box::new(found)))
+        }
+        ActionKind::Apply { environment, spec, objects } => {
+            target(ports, environment)?.apply_set(call, spec, objects).await?;
+            Ok(Answer::Nothing)
+        }
+        ActionKind::Unapply { environment, spec, objects } => {
+            target(ports, environment)?.take_back_set(call, spec, objects).await?;
+            Ok(Answer::Nothing)
+        }
         ActionKind::Run(run) => {
             let outputs = match in_container(ports, run) {
                 Some(target) => target.run_image(call, run).await?,
@@ -162,7 +173,9 @@ pub(crate) fn place(kind: &ActionKind) -> (Option<&EnvName>, Option<&ServiceName
             (Some(environment), Some(table.service()))
         }
         ActionKind::AwaitDrained { environment, route, .. } => (Some(environment), Some(&route.service)),
-        ActionKind::Apply { environment, .. } => (Some(environment), None),
+        ActionKind::Survey { environment, .. }
+        | ActionKind::Apply { environment, .. }
+        | ActionKind::Unapply { environment, .. } => (Some(environment), None),
         ActionKind::Measure { environment, .. } => (environment.as_ref(), None),
         ActionKind::Run(run) => (run.environment.as_ref(), None),
         ActionKind::Lock { .. }
@@ -182,6 +195,7 @@ pub(crate) fn needs_lock(kind: &ActionKind) -> bool {
             | ActionKind::Route { .. }
             | ActionKind::Roll { .. }
             | ActionKind::Apply { .. }
+            | ActionKind::Unapply { .. }
     )
 }
 
@@ -213,7 +227,9 @@ pub(crate) fn describe(kind: &ActionKind) -> String {
         ActionKind::Http { method, url, .. } => format!("{method} {url}"),
         ActionKind::SetFlag { flag, .. } => format!("setting flag `{flag}`"),
         ActionKind::Notify { .. } => "sending a message".to_owned(),
-        ActionKind::Apply { path, .. } => format!("applying {path}"),
+        ActionKind::Survey { spec, .. } => format!("reading {} and what is there of it", spec.path),
+        ActionKind::Apply { spec, .. } => format!("applying {}", spec.path),
+        ActionKind::Unapply { spec, .. } => format!("taking {} back", spec.path),
     }
 }
 
@@ -229,8 +245,4 @@ fn router<'a>(ports: &'a Ports, environment: &EnvName, route: &Route) -> Result<
         )
         .help("give the environment a `traffic` block")
     })
-}
-
-fn unsupported(environment: &EnvName, what: &str) -> Fault {
-    Fault::new("unsupported", format!("the target of environment `{environment}` cannot {what}"))
 }

@@ -53,10 +53,36 @@ impl Cluster {
         Self { kubeconfig, context, namespace, connected: OnceCell::new() }
     }
 
+    /// Where its kubeconfig is, the context that is wanted of it, and those that are in it.
+    ///
+    /// # Errors
+    /// `kubeconfig` if it can't be read.
+    pub(crate) fn contexts(&self) -> Result<(String, Option<String>, Vec<String>), Fault> {
+        let (from, read) = match &self.kubeconfig {
+            Some(path) => (path.display().to_string(), Kubeconfig::read_from(path)),
+            None => match std::env::var("KUBECONFIG") {
+                Ok(paths) if !paths.is_empty() => (format!("$KUBECONFIG ({paths})"), Kubeconfig::read()),
+                _ => ("~/.kube/config".to_owned(), Kubeconfig::read()),
+            },
+        };
+        let read = read.map_err(|error| {
+            Fault::new("kubeconfig", format!("{from} cannot be used: {error}"))
+                .help("set `kubeconfig` of the target or $KUBECONFIG to a file that is there")
+        })?;
+        let wanted = self.context.clone().or(read.current_context);
+        Ok((from, wanted, read.contexts.into_iter().map(|context| context.name).collect()))
+    }
+
     /// One call's view of it.
     pub(crate) async fn session<'a>(&self, call: Call<'a>) -> Result<Session<'a>, Fault> {
         let connected = self.connected.get_or_try_init(|| self.connect()).await?.clone();
         Ok(Session { call, ends: Instant::now() + call.deadline, connected })
+    }
+
+    /// A client for what may say nothing for long, and the namespace.
+    pub(crate) async fn patient(&self) -> Result<(Client, String), Fault> {
+        let connected = self.connected.get_or_try_init(|| self.connect()).await?;
+        Ok((connected.patient.clone(), connected.namespace.clone()))
     }
 
     async fn connect(&self) -> Result<Connected, Fault> {
@@ -98,6 +124,17 @@ pub(crate) struct Session<'a> {
     connected: Connected,
 }
 
+impl<'a> Session<'a> {
+    /// The same call in another namespace, if one is named.
+    pub(crate) fn within(&self, namespace: Option<&str>) -> Session<'a> {
+        let mut connected = self.connected.clone();
+        if let Some(namespace) = namespace {
+            connected.namespace = namespace.to_owned();
+        }
+        Session { call: self.call, ends: self.ends, connected }
+    }
+}
+
 impl Session<'_> {
     pub(crate) fn client(&self) -> Client {
         self.connected.client.clone()
@@ -105,6 +142,10 @@ impl Session<'_> {
 
     pub(crate) fn patient_client(&self) -> Client {
         self.connected.patient.clone()
+    }
+
+    pub(crate) fn server(&self) -> &str {
+        &self.connected.server
     }
 
     pub(crate) fn namespace(&self) -> &str {

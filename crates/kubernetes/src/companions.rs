@@ -31,7 +31,7 @@ impl Kubernetes {
     pub(crate) async fn make_namespace(&self, session: &Session<'_>) -> Result<bool, Fault> {
         let name = session.namespace();
         let sources = self.manifests.sources.values();
-        let Some(object) = sources.filter_map(|source| source.namespace(&self.manifests.base, name)).next() else {
+        let Some(object) = sources.filter_map(|source| source.namespace(&self.base, name)).next() else {
             return Ok(false);
         };
         apply(session, &given::clean(object), false).await.map(|()| true)

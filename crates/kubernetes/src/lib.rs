@@ -15,8 +15,10 @@
 mod adopt;
 mod client;
 mod companions;
+pub mod doctor;
 mod exec;
 mod follow;
+mod forward;
 mod found;
 mod given;
 mod job;
@@ -35,7 +37,7 @@ mod workload;
 
 pub use client::Cluster;
 pub use given::{Source, screen};
-pub use objects::{Manifest, files, manifests};
+pub use objects::{Manifest, files, manifests, pin};
 pub use router::ServiceRouter;
 pub use target::{Kubernetes, Manifests};
 pub use weighted::WeightedRouter;

@@ -141,13 +141,7 @@ pub(crate) async fn too_slow(
         format!("{what} did not become ready in time: {ready} of {count} pods are ready"),
     );
     if let Some(name) = mine.iter().find(|pod| !is_ready(pod)).and_then(|pod| pod.metadata.name.as_deref()) {
-        let events: Api<Event> = Api::namespaced(session.client(), session.namespace());
-        let params = ListParams::default().fields(&format!("involvedObject.name={name},type=Warning"));
-        let events = session.ask("list events", || events.list(&params)).await;
-        let messages = events.map(|events| events.items).unwrap_or_default();
-        let last = messages.iter().filter_map(|event| event.message.as_deref()).next_back();
-        fault = fault.details(last.map(|last| format!("pod {name}: {}", masker.mask(last.trim()))));
-        fault = fault.details(log(session, masker, name, LOG_LINES, false).await.unwrap_or_default());
+        fault = fault.details(words(session, masker, name).await);
     }
     fault.help("look at what the instances say, or give them more time with `within` of `health`")
 }
@@ -184,6 +178,19 @@ impl Pace {
     pub(crate) fn left(&self) -> Duration {
         self.pause.saturating_sub(self.since.elapsed())
     }
+}
+
+/// What a pod that is not ready says: its last warning, and the last lines of its log.
+pub(crate) async fn words(session: &Session<'_>, masker: &Masker, name: &str) -> Vec<String> {
+    let events: Api<Event> = Api::namespaced(session.client(), session.namespace());
+    let params = ListParams::default().fields(&format!("involvedObject.name={name},type=Warning"));
+    let events = session.ask("list events", || events.list(&params)).await;
+    let messages = events.map(|events| events.items).unwrap_or_default();
+    let last = messages.iter().filter_map(|event| event.message.as_deref()).next_back();
+    let mut lines: Vec<String> =
+        last.map(|last| format!("pod {name}: {}", masker.mask(last.trim()))).into_iter().collect();
+    lines.extend(log(session, masker, name, LOG_LINES, false).await.unwrap_or_default());
+    lines
 }
 
 #[derive(Default)]

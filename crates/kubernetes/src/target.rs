@@ -1,12 +1,14 @@
 //! The port `Target`.
 
 use crate::client::{Cluster, Session};
+use crate::forward::Forwards;
 use crate::found::Found;
 use crate::given::{self, Source};
 use crate::kind::{Kind, Workload};
-use crate::{exec, lock, manifest, pods};
+use crate::{exec, lock, manifest, objects, pods};
 use cdpipe_host::Masker;
 use cdpipe_model::action::RunAction;
+use cdpipe_model::objects::{ApplySpec, ObjectWas, Surveyed};
 use cdpipe_model::observe::{Instance, Observation};
 use cdpipe_model::plan::LockKey;
 use cdpipe_model::ports::{BoxFuture, Call, LockOwner, LockState, PortResult, Probe, Target};
@@ -27,8 +29,6 @@ pub(crate) const POLL: Duration = Duration::from_millis(300);
 /// What the target knows of the services that are deployed to it.
 #[derive(Debug, Default)]
 pub struct Manifests {
-    /// Folder of the pipeline's file.
-    pub base: PathBuf,
     /// Services that are made from manifests, and where those are.
     pub sources: BTreeMap<ServiceName, Source>,
     /// Services that take over what is there.
@@ -42,13 +42,33 @@ pub struct Manifests {
 pub struct Kubernetes {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) masker: Masker,
+    /// Folder of the pipeline's file: paths of manifests are relative to it.
+    pub(crate) base: PathBuf,
+    /// How pods are reached that can't be reached from here; `None` where they can.
+    forwards: Option<Forwards>,
     pub(crate) manifests: Manifests,
 }
 
 impl Kubernetes {
     /// The target. Nothing is asked until it is used.
-    pub fn new(cluster: Arc<Cluster>, masker: Masker) -> Self {
-        Self { cluster, masker, manifests: Manifests::default() }
+    pub fn new(cluster: Arc<Cluster>, masker: Masker, base: PathBuf) -> Self {
+        Self { cluster, masker, base, forwards: None, manifests: Manifests::default() }
+    }
+
+    /// The same, with pods reached through the API server: from where their addresses are not routed.
+    #[must_use]
+    pub fn forwarding(mut self) -> Self {
+        self.forwards = Some(Forwards::default());
+        self
+    }
+
+    /// Instances with where they are reached from here.
+    async fn reached(&self, found: Result<Vec<Instance>, Fault>) -> Result<Vec<Instance>, Fault> {
+        let mut found = found?;
+        if let Some(forwards) = &self.forwards {
+            forwards.reach(&self.cluster, &mut found).await?;
+        }
+        Ok(found)
     }
 
     /// The same, with services that are made from manifests or take over what is there.
@@ -67,7 +87,7 @@ impl Kubernetes {
         let place = match self.manifests.sources.get(service) {
             // Manifests that can't be read now say nothing of what is there: that is found by its labels.
             Some(source) => source
-                .place(&self.manifests.base)
+                .place(&self.base)
                 .ok()
                 .map(|(kind, name)| (kind, platform_name.map_or(name, str::to_owned))),
             None => Some((Kind::Deployment, manifest::rolling_name(service, platform_name))),
@@ -98,7 +118,7 @@ impl Target for Kubernetes {
             manifest::user(spec)?;
             let session = self.cluster.session(call).await?;
             let beside = self.manifests.beside.contains(&spec.service);
-            let spec = given::resolve(spec, &self.manifests.base, session.namespace(), beside)?;
+            let spec = given::resolve(spec, &self.base, session.namespace(), beside)?;
             // Better found here than halfway through.
             let (api, params) = (Kind::Deployment.api(&session), ListParams::default().limit(1));
             session.ask("list Deployments", || api.list(&params)).await?;
@@ -115,7 +135,13 @@ impl Target for Kubernetes {
         Box::pin(async move {
             let session = self.cluster.session(call).await?;
             let (found, named) = self.found(&session, service, platform_name).await?;
-            Ok(found.observation(named.as_ref()))
+            let mut seen = found.observation(named.as_ref());
+            if let Some(forwards) = &self.forwards {
+                for release in &mut seen.releases {
+                    forwards.reach(&self.cluster, &mut release.instances).await?;
+                }
+            }
+            Ok(seen)
         })
     }
 
@@ -126,7 +152,7 @@ impl Target for Kubernetes {
         count: u32,
         extra_env: &'a BTreeMap<String, Value>,
     ) -> PortResult<'a, Vec<Instance>> {
-        Box::pin(self.ensure_now(call, spec, count, extra_env))
+        Box::pin(async move { self.reached(self.ensure_now(call, spec, count, extra_env).await).await })
     }
 
     fn await_ready<'a>(
@@ -136,7 +162,7 @@ impl Target for Kubernetes {
         count: u32,
         may_fail: u32,
     ) -> PortResult<'a, Vec<Instance>> {
-        Box::pin(self.await_ready_now(call, spec, count, may_fail))
+        Box::pin(async move { self.reached(self.await_ready_now(call, spec, count, may_fail).await).await })
     }
 
     fn stop<'a>(
@@ -147,7 +173,7 @@ impl Target for Kubernetes {
         old: Option<OldRelease>,
         retain: u32,
     ) -> PortResult<'a, Vec<Instance>> {
-        Box::pin(self.stop_now(call, spec, instances, old, retain))
+        Box::pin(async move { self.reached(self.stop_now(call, spec, instances, old, retain).await).await })
     }
 
     fn roll<'a>(
@@ -158,11 +184,47 @@ impl Target for Kubernetes {
         policy: &'a RollPolicy,
         fence: Option<u64>,
     ) -> PortResult<'a, Vec<Instance>> {
-        Box::pin(self.roll_now(call, spec, count, policy, fence))
+        Box::pin(async move { self.reached(self.roll_now(call, spec, count, policy, fence).await).await })
+    }
+
+    fn reach_again<'a>(&'a self, instances: &'a [Instance]) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            if let Some(forwards) = &self.forwards {
+                forwards.again(&self.cluster, instances).await;
+            }
+        })
     }
 
     fn remove<'a>(&'a self, call: Call<'a>, service: &'a ServiceName) -> PortResult<'a, usize> {
         Box::pin(self.remove_now(call, service))
+    }
+
+    fn survey<'a>(&'a self, call: Call<'a>, spec: &'a ApplySpec) -> PortResult<'a, Surveyed> {
+        Box::pin(async move { objects::survey(&self.cluster.session(call).await?, &self.base, spec).await })
+    }
+
+    fn apply_set<'a>(
+        &'a self,
+        call: Call<'a>,
+        spec: &'a ApplySpec,
+        objects: &'a [ObjectWas],
+    ) -> PortResult<'a, ()> {
+        Box::pin(async move {
+            let session = self.cluster.session(call).await?;
+            objects::apply(&session, &self.masker, &self.base, spec, objects).await
+        })
+    }
+
+    fn take_back_set<'a>(
+        &'a self,
+        call: Call<'a>,
+        spec: &'a ApplySpec,
+        objects: &'a [ObjectWas],
+    ) -> PortResult<'a, ()> {
+        Box::pin(async move {
+            let session = self.cluster.session(call).await?;
+            objects::take_back(&session, &self.masker, spec, objects).await
+        })
     }
 
     fn run_image<'a>(

@@ -6,10 +6,11 @@
 //! Shape: an input record goes in (`accept`), decisions come out, and the state is nothing but the fold of all records (`apply`). A
 //! resume folds the journal with `apply`, which never decides; so a newer version of this crate cannot change the past of a run.
 //!
-//! Where to find what: `strategy/` compiles a deploy to a program, `deploy` carries it out, `steps` runs lists of steps, `watch` judges
+//! Where to find what: `strategy/` compiles a deploy to a program, `deploy` carries it out, `apply` is that of manifests, `steps` runs lists of steps, `watch` judges
 //! samples, `schedule` starts and ends stages and gates, `approval` says what an
 //! approval is bound to, `fold` is the fold, `state` what it folds into.
 
+mod apply;
 mod approval;
 mod decide;
 mod deploy;
@@ -27,9 +28,10 @@ mod watch;
 mod window;
 
 use cdpipe_model::action::Action;
-use cdpipe_model::plan::Plan;
+use cdpipe_model::observe::Instance;
+use cdpipe_model::plan::{NodeKind, Plan, StepKind};
 use cdpipe_model::record::{Record, RunHeader, TimerId, TimerPurpose};
-use cdpipe_model::{ActionId, NodeId, Outcome};
+use cdpipe_model::{ActionId, EnvName, NodeId, Outcome};
 use state::{NodeState, State};
 use std::sync::Arc;
 
@@ -86,6 +88,27 @@ impl Machine {
     /// Actions whose intent is recorded and that have not returned, oldest first.
     pub fn in_flight(&self) -> impl Iterator<Item = &Action> {
         self.state.in_flight.values()
+    }
+
+    /// Instances that deploys under way work with, by environment.
+    pub fn instances(&self) -> impl Iterator<Item = (&EnvName, &Instance)> {
+        self.state.nodes.iter().zip(&self.plan().nodes).flat_map(|(state, node)| {
+            let steps = match &node.kind {
+                NodeKind::Stage(stage) => stage.steps.as_slice(),
+                NodeKind::Gate(_) => &[],
+            };
+            let deploys = state.work.iter().flat_map(|work| &work.deploys);
+            deploys.flat_map(move |(index, deploy)| {
+                let environment = match steps.get(*index as usize).map(|step| &step.kind) {
+                    Some(StepKind::Deploy(deploy)) => Some(&deploy.environment),
+                    _ => None,
+                };
+                let both = deploy.candidate.iter().chain(&deploy.stable);
+                environment
+                    .into_iter()
+                    .flat_map(move |name| both.clone().map(move |instance| (name, instance)))
+            })
+        })
     }
 
     /// Whether an action was asked to stop and has not returned yet.

@@ -4,6 +4,7 @@
 use cdpipe_model::action::{Action, ActionResult, Block};
 use cdpipe_model::expr::MetricRef;
 use cdpipe_model::measure::Sample;
+use cdpipe_model::objects::{ApplySpec, ObjectWas, Surveyed};
 use cdpipe_model::observe::{Instance, Observation, Role, RouteTable};
 use cdpipe_model::plan::FlagProvider;
 use cdpipe_model::program::{Program, ProgramStep, Routing};
@@ -51,6 +52,7 @@ pub(crate) struct Work {
     pub(crate) stop: Option<Failure>,
     pub(crate) deploys: BTreeMap<u32, DeployState>,
     pub(crate) flags_were: BTreeMap<u32, FlagWas>,
+    pub(crate) applied: BTreeMap<u32, Applied>,
     pub(crate) undo: Option<StageUndo>,
     /// Asked for while its steps were under way: they are stopped, then what they did is taken back.
     pub(crate) undo_asked: Option<Fault>,
@@ -98,6 +100,26 @@ pub(crate) struct StepRun {
     pub(crate) wait_until_ms: Option<u64>,
     pub(crate) wait_due: bool,
     pub(crate) watch: Option<WatchState>,
+    /// Of an `apply` that is no main step: what it will change. Nobody takes that back.
+    pub(crate) surveyed: Option<Box<Surveyed>>,
+}
+
+/// A set of manifests that a main step applies, with what was there before: the first look counts, whatever later attempts would find.
+pub(crate) struct Applied {
+    pub(crate) environment: EnvName,
+    pub(crate) spec: ApplySpec,
+    pub(crate) objects: Vec<ObjectWas>,
+    /// Something of it may have been applied.
+    pub(crate) begun: bool,
+    /// All of it was.
+    pub(crate) done: bool,
+    pub(crate) back: Option<Back>,
+}
+
+/// A set is taken back.
+pub(crate) enum Back {
+    UnderWay,
+    Ended(Result<(), Fault>),
 }
 
 /// What a flag was before a step set it.

@@ -53,15 +53,18 @@ impl Decide<'_> {
         if let StepKind::Deploy(deploy) = &step.kind {
             return self.deploy(work, &step_ref, deploy);
         }
+        if let Some(record) = self.apply_back(work, &step_ref, run, stop.as_ref()) {
+            return record;
+        }
         if let Some(action) = run.action {
             let asked = self.state.cancel_asked.contains(&action);
             return (stop.is_some() && !asked).then_some(Record::CancelAsked { action });
         }
         if let Some(result) = &run.returned {
-            return Some(self.step_returned(step, &step_ref, run, result, stop));
+            return Some(self.step_returned(work, step, &step_ref, run, result, stop));
         }
         if let Some((outcome, fault)) = stop {
-            return Some(self.step_finished(&step_ref, outcome, Some(fault)));
+            return Some(self.step_failed(work, &step_ref, outcome, fault));
         }
         if run.retry_at_ms.is_some() {
             return run.retry_due.then(|| Record::StepStarted { step: step_ref, attempt: run.attempt + 1 });
@@ -71,6 +74,7 @@ impl Decide<'_> {
 
     fn step_returned(
         &self,
+        work: &Work,
         step: &Step,
         step_ref: &StepRef,
         run: &StepRun,
@@ -93,14 +97,14 @@ impl Decide<'_> {
             ActionResult::Unknown(fault) => (Outcome::Failed, fault.clone()),
         };
         if let Some((outcome, reason)) = stop {
-            return self.step_finished(step_ref, outcome, Some(reason));
+            return self.step_failed(work, step_ref, outcome, reason);
         }
         if run.attempt <= step.retry.more && !matches!(result, ActionResult::Unknown(_)) {
             let timer = TimerId { node: step_ref.node, purpose: TimerPurpose::Retry };
             let due_ms = self.state.now_ms + backoff_ms(step.retry, run.attempt);
             return Record::TimerSet { timer, due_ms };
         }
-        self.step_finished(step_ref, outcome, Some(fault))
+        self.step_failed(work, step_ref, outcome, fault)
     }
 
     fn check_outputs(&self, step: &StepRef, answer: &Answer) -> Result<(), Fault> {
@@ -131,11 +135,7 @@ impl Decide<'_> {
             StepKind::Run(spec) => act(self.run_action(step_ref, spec).map(ActionKind::Run), step.timeout_ms),
             StepKind::Exec(spec) => act(self.exec_action(work, frame, step_ref, spec), step.timeout_ms),
             StepKind::Http(spec) => act(self.http_action(step_ref, spec), step.timeout_ms),
-            StepKind::Apply { path, environment } => {
-                let kind = self.text(step_ref, path);
-                let environment = environment.clone();
-                act(kind.map(|path| ActionKind::Apply { environment, path }), step.timeout_ms)
-            }
+            StepKind::Apply(spec) => act(self.apply_action(work, run, step_ref, spec), step.timeout_ms),
             StepKind::Flag(spec) => {
                 let kind = (|| {
                     let provider = self.plan.flags.get(&spec.provider).ok_or_else(|| {
@@ -415,6 +415,7 @@ impl Decide<'_> {
                     }
                 }
             }
+            StepKind::Apply(_) => self.apply_take_back(work, &step_ref),
             StepKind::Undo { steps } => match &undo.block_ended {
                 Some(Ok(())) => Some(self.step_finished(&step_ref, Outcome::RolledBack, None)),
                 Some(Err((_, fault))) => {

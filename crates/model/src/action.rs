@@ -4,6 +4,7 @@ use crate::expr::Symbol;
 use crate::fault::Fault;
 use crate::id::{ActionId, EnvName, NodeId, ReleaseId, ServiceName};
 use crate::measure::{MeasureRequest, Sample};
+use crate::objects::{ApplySpec, ObjectWas, Surveyed};
 use crate::observe::{Instance, Observation, RouteTable};
 use crate::plan::{Channel, FlagProvider, LockKey};
 use crate::release::ReleaseSpec;
@@ -105,6 +106,13 @@ pub enum ActionKind {
         instances: Vec<Instance>,
         /// How long they may take.
         drain_ms: u64,
+    },
+    /// Read manifests, and what is there of their objects.
+    Survey {
+        /// Where.
+        environment: EnvName,
+        /// Which set.
+        spec: Box<ApplySpec>,
     },
     /// Ask for numbers, all at once.
     Measure {
@@ -224,12 +232,23 @@ pub enum ActionKind {
         /// Fields for shapes that have them (`pipeline`, `run`, `stage`, `outcome`, `reason`).
         fields: BTreeMap<String, String>,
     },
-    /// Apply manifests.
+    /// Apply manifests, and wait until what they make is ready.
     Apply {
         /// Where.
         environment: EnvName,
-        /// Path or glob.
-        path: String,
+        /// Which set, with its files.
+        spec: Box<ApplySpec>,
+        /// Every object of it, as it was: the inverse.
+        objects: Vec<ObjectWas>,
+    },
+    /// Have the objects of a set as they were.
+    Unapply {
+        /// Where.
+        environment: EnvName,
+        /// Which set.
+        spec: Box<ApplySpec>,
+        /// Every object of it, as it was.
+        objects: Vec<ObjectWas>,
     },
 }
 
@@ -262,6 +281,7 @@ impl ActionKind {
                 | ActionKind::AwaitReady { .. }
                 | ActionKind::AwaitRouted { .. }
                 | ActionKind::AwaitDrained { .. }
+                | ActionKind::Survey { .. }
                 | ActionKind::Measure { .. }
         )
     }
@@ -289,6 +309,7 @@ impl ActionKind {
                 | ActionKind::Roll { .. }
                 | ActionKind::SetFlag { .. }
                 | ActionKind::Apply { .. }
+                | ActionKind::Unapply { .. }
                 | ActionKind::Lock { .. }
         )
     }
@@ -320,6 +341,8 @@ pub enum Answer {
     Resolved(Box<ReleaseSpec>),
     /// What is there.
     Observed(Box<Observation>),
+    /// What an `apply` will change, as it is now.
+    Surveyed(Box<Surveyed>),
     /// Instances of the release, as they are now.
     Instances(Vec<Instance>),
     /// In the order of the requests.

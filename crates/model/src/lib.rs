@@ -14,6 +14,7 @@ pub mod expr;
 pub mod fault;
 pub mod id;
 pub mod measure;
+pub mod objects;
 pub mod observe;
 pub mod outcome;
 pub mod plan;

@@ -232,12 +232,7 @@ pub enum StepKind {
     /// A deploy.
     Deploy(Box<Deploy>),
     /// Manifests to a cluster.
-    Apply {
-        /// Path or glob, relative to the pipeline's file.
-        path: Expr,
-        /// Where.
-        environment: EnvName,
-    },
+    Apply(Apply),
     /// A feature flag.
     Flag(FlagStep),
     /// A message.
@@ -262,6 +257,30 @@ pub enum StepKind {
         /// In order.
         steps: Vec<Step>,
     },
+}
+
+/// Manifests to a cluster.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Apply {
+    /// Path or glob, relative to the pipeline's file.
+    pub path: Expr,
+    /// Where.
+    pub environment: EnvName,
+    /// Fields that others manage are taken over.
+    #[serde(default)]
+    pub force: bool,
+    /// Objects of the set that no file has any more are deleted.
+    #[serde(default)]
+    pub prune: bool,
+    /// Name of the set; by default it is made from the pipeline, the environment and the path.
+    #[serde(default)]
+    pub set: Option<String>,
+    /// A step before this one writes the files: they are pinned when the step begins.
+    #[serde(default)]
+    pub generated: bool,
+    /// The files as they were when the plan was made; empty where the path is known only later, or the files are `generated`.
+    #[serde(default)]
+    pub files: Vec<SourceFile>,
 }
 
 /// A shell command. Values never become shell text: each hole of the script is a reference to a shell variable.

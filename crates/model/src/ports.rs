@@ -6,6 +6,7 @@ use crate::event::Stream;
 use crate::fault::Fault;
 use crate::id::{EffectId, ReleaseId, ServiceName};
 use crate::measure::{MeasureRequest, MeasureScope, Sample};
+use crate::objects::{ApplySpec, ObjectWas, Surveyed};
 use crate::observe::{Instance, Observation, RouteTable};
 use crate::plan::{Channel, FlagProvider, LockKey};
 use crate::release::ReleaseSpec;
@@ -199,6 +200,11 @@ pub trait Target: Send + Sync {
         })
     }
 
+    /// After a crash: has these instances be reached where `reached_at` says, for what goes on with them before it looks at them again.
+    fn reach_again<'a>(&'a self, _instances: &'a [Instance]) -> BoxFuture<'a, ()> {
+        Box::pin(async {})
+    }
+
     /// Ends all instances of a service and removes all that is kept of it (`cdpipe down`); nothing there is fine. Answers how many
     /// instances were ended.
     ///
@@ -240,6 +246,41 @@ pub trait Target: Send + Sync {
     /// After a crash: ends the container of this effect, which `probe_image` found running, and removes it.
     fn stop_image<'a>(&'a self, _call: Call<'a>) -> BoxFuture<'a, ()> {
         Box::pin(async {})
+    }
+
+    /// Reads the files of a set and what is there of every object in them. Changes nothing; what can be refused is refused here.
+    ///
+    /// # Errors
+    /// `manifest-invalid`, `manifest-changed` where a file is not the one that was pinned, `field-conflict`, `forbidden` and the like.
+    fn survey<'a>(&'a self, _call: Call<'a>, spec: &'a ApplySpec) -> PortResult<'a, Surveyed> {
+        Box::pin(async move { Err(takes_no_manifests(spec)) })
+    }
+
+    /// Applies the files of a set, in the order in which objects stand on each other, and waits until what they make is ready.
+    /// `objects` is what `survey` found.
+    ///
+    /// # Errors
+    /// `not-ready` with the reason and the last log lines; those of `survey`. What was changed stays changed.
+    fn apply_set<'a>(
+        &'a self,
+        _call: Call<'a>,
+        spec: &'a ApplySpec,
+        _objects: &'a [ObjectWas],
+    ) -> PortResult<'a, ()> {
+        Box::pin(async move { Err(takes_no_manifests(spec)) })
+    }
+
+    /// Has every object of a set as it was. Convergent; what was not there is deleted, but never what holds other things.
+    ///
+    /// # Errors
+    /// `moved` if somebody else has changed an object since, `superseded` if another apply has.
+    fn take_back_set<'a>(
+        &'a self,
+        _call: Call<'a>,
+        spec: &'a ApplySpec,
+        _objects: &'a [ObjectWas],
+    ) -> PortResult<'a, ()> {
+        Box::pin(async move { Err(takes_no_manifests(spec)) })
     }
 
     /// Runs a command inside an instance.
@@ -289,6 +330,11 @@ pub trait Target: Send + Sync {
     /// # Errors
     /// If the target can't be asked.
     fn lock_owner<'a>(&'a self, call: Call<'a>, key: &'a LockKey) -> PortResult<'a, Option<LockState>>;
+}
+
+fn takes_no_manifests(spec: &ApplySpec) -> Fault {
+    Fault::new("unsupported", format!("{} is a set of manifests, and this target takes none", spec.path))
+        .help("apply it to an environment with `target kubernetes`")
 }
 
 /// Who holds or wants a lock.

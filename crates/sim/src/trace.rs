@@ -71,6 +71,8 @@ pub(crate) fn word(kind: &ActionKind) -> &'static str {
         ActionKind::Http { .. } => "making a request",
         ActionKind::SetFlag { .. } => "setting a flag",
         ActionKind::Notify { .. } => "sending a message",
+        ActionKind::Survey { .. } => "reading manifests",
         ActionKind::Apply { .. } => "applying manifests",
+        ActionKind::Unapply { .. } => "taking manifests back",
     }
 }

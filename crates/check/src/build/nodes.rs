@@ -354,6 +354,8 @@ impl<'b> Checker<'b> {
                     environment: deploy.environment.clone(),
                     service: deploy.service.name.clone(),
                 }),
+                // The namespace that would hold a lock of the cluster may be one of the objects.
+                StepKind::Apply(apply) => Some(LockKey::Named(format!("apply/{}", apply.environment))),
                 _ => None,
             })
             .collect();

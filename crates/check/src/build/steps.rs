@@ -13,7 +13,7 @@ use crate::values::{Found, as_text};
 use cdpipe_model::expr::Expr as Lowered;
 use cdpipe_model::id::{EnvName, NodeId};
 use cdpipe_model::plan::{
-    Channel, FlagStep, Hook, HookEvent, HttpStep, Notify, OnInterrupt, Retry, Run, Step, StepKind,
+    Apply, Channel, FlagStep, Hook, HookEvent, HttpStep, Notify, OnInterrupt, Retry, Run, Step, StepKind,
 };
 use cdpipe_model::value::{Type, Value};
 use cdpipe_syntax::tree::{BinaryOp, Expr, ExprKind, Quote, StrLit, StrPart};
@@ -72,7 +72,16 @@ impl<'b> Checker<'b> {
                 }
                 let path = or_blank(found.expr("PATH"));
                 let label = format!("apply {} to {environment}", plain(&path));
-                (StepKind::Apply { path, environment: EnvName::from(environment) }, label, found)
+                let apply = Apply {
+                    path,
+                    environment: EnvName::from(environment),
+                    force: found.bool("force").unwrap_or(false),
+                    prune: found.bool("prune").unwrap_or(false),
+                    set: found.text("set"),
+                    generated: found.bool("generated").unwrap_or(false),
+                    files: Vec::new(),
+                };
+                (StepKind::Apply(apply), label, found)
             }
             Id::Flag => {
                 let found = self.found(block, scope);

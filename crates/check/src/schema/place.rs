@@ -93,9 +93,20 @@ static KUBERNETES: Body = Body::new(
             Kind::Str(Form::Path),
             "Path of the kubeconfig; by default `$KUBECONFIG`.",
         ),
+        Setting::new(
+            "reach",
+            Kind::Enum(&REACHES),
+            "How `http` steps, `scrape` and `candidate.url` reach pods from here.",
+        )
+        .default("direct"),
     ],
     &[],
 );
+
+static REACHES: [Member; 2] = [
+    m("direct", "by their addresses, which must be routed from here"),
+    m("port_forward", "through the API server, by a local port for each pod"),
+];
 
 static UNITS: [Member; 2] =
     [m("process", "a process in a session of its own"), m("systemd", "a unit for each instance")];

@@ -247,10 +247,37 @@ static APPLY: Statement = Statement::new(Id::Apply, "apply", "manifests to a clu
         Part::Arg("ENVIRONMENT", Kind::Ref(Names::Environment)),
     ])
     .optional_body(&APPLY_BODY)
-    .doc("Namespaces and CRDs first; it waits until they are established and workloads until they are ready.")
-    .example("apply \"k8s/*.yaml\" to production");
+    .doc(
+        "Namespaces and CRDs first; it waits until they are established and workloads until they are ready. The files are those of the \
+         moment when the plan was made. If it fails, every object is as it was.",
+    )
+    .example("apply \"k8s/*.yaml\" to production\napply \"monitoring\" to production { prune = true, timeout = 5m }");
 
-static APPLY_BODY: Body = Body::new(&[TIMEOUT, RETRY, RETRY_DELAY, ON_INTERRUPT], &[]);
+static APPLY_BODY: Body = Body::new(
+    &[
+        TIMEOUT,
+        RETRY,
+        RETRY_DELAY,
+        Setting::new("force", Kind::Bool, "Take over fields that somebody else manages.").default("false"),
+        Setting::new("prune", Kind::Bool, "Delete objects of this set that no file has any more.")
+            .default("false"),
+        Setting::new(
+            "set",
+            Kind::Str(Form::Plain),
+            "Name of the set, which `prune` looks for; by default made from the pipeline, the environment and the path.",
+        ),
+        Setting::new(
+            "generated",
+            Kind::Bool,
+            "A step before writes the files, so they are pinned when this step begins.",
+        )
+        .default("false"),
+        ON_INTERRUPT,
+    ],
+    &[],
+);
+
+static FLAG_BODY: Body = Body::new(&[TIMEOUT, RETRY, RETRY_DELAY, ON_INTERRUPT], &[]);
 
 static FLAG: Statement = Statement::new(Id::Flag, "flag", "changes a feature flag")
     .parts(&[
@@ -258,7 +285,7 @@ static FLAG: Statement = Statement::new(Id::Flag, "flag", "changes a feature fla
         Part::Word("with"),
         Part::Arg("PROVIDER", Kind::Ref(Names::Flags)),
     ])
-    .optional_body(&APPLY_BODY)
+    .optional_body(&FLAG_BODY)
     .doc("Its undo is the value that the flag had.")
     .example("flag disable \"new-checkout\" with main\nflag set \"limit\" to 20 with main");
 

@@ -1,6 +1,9 @@
 //! `cdpipe doctor`: whether this machine has what runs need.
 
+mod places;
+
 use crate::commands::Ended;
+use crate::inputs::InputArgs;
 use crate::preview;
 use crate::state;
 use crate::ui::Ui;
@@ -13,6 +16,11 @@ use std::process::{Command, Stdio};
 /// Arguments of `cdpipe doctor`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
+    /// A pipeline: the places that it uses are looked at too.
+    #[arg(value_name = "FILE")]
+    file: Option<String>,
+    #[command(flatten)]
+    inputs: InputArgs,
     /// As JSON.
     #[arg(long)]
     json: bool,
@@ -31,6 +39,18 @@ struct Finding {
     what: &'static str,
     health: Health,
     text: String,
+    /// What to do about it; may have several lines.
+    help: Option<String>,
+    /// Of which environment.
+    environment: Option<String>,
+    /// Rights that are missing, as `verb resource`.
+    missing: Vec<String>,
+}
+
+impl Finding {
+    fn new(what: &'static str, health: Health, text: impl Into<String>) -> Self {
+        Self { what, health, text: text.into(), help: None, environment: None, missing: Vec::new() }
+    }
 }
 
 /// Looks; ends with 1 if something is wrong that every run needs.
@@ -43,6 +63,12 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> Ended {
     ));
     findings.push(proxy_finding());
     findings.push(proc_finding());
+    if let Some(file) = &args.file {
+        match places::look(file, &args.inputs, ui)? {
+            Some(found) => findings.extend(found),
+            None => return Ok(2),
+        }
+    }
     if args.json {
         let list: Vec<_> = findings
             .iter()
@@ -52,25 +78,46 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> Ended {
                     Health::Missing => "missing",
                     Health::Bad => "bad",
                 };
-                json!({ "what": finding.what, "health": health, "text": finding.text })
+                let mut one = json!({ "what": finding.what, "health": health, "text": finding.text });
+                if let Some(environment) = &finding.environment {
+                    one["environment"] = json!(environment);
+                }
+                if let Some(help) = &finding.help {
+                    one["help"] = json!(help);
+                }
+                if !finding.missing.is_empty() {
+                    one["missing"] = json!(finding.missing);
+                }
+                one
             })
             .collect();
         ui.print(&format!("{:#}\n", json!({ "version": 1, "findings": list })));
     } else {
+        let mut place = None;
         for finding in &findings {
+            if finding.environment != place {
+                place.clone_from(&finding.environment);
+                let name = place.as_deref().unwrap_or_default();
+                ui.print(&format!("\n{}\n", ui.out.bold(&format!("environment {name}"))));
+            }
             let mark = match finding.health {
                 Health::Good => ui.out.green("ok     "),
                 Health::Missing => ui.out.yellow("missing"),
                 Health::Bad => ui.out.red("bad    "),
             };
-            ui.print(&format!("{mark}  {:<8}  {}\n", finding.what, finding.text));
+            let wide = if finding.environment.is_some() { 10 } else { 8 };
+            ui.print(&format!("{mark}  {:<wide$}  {}\n", finding.what, finding.text));
+            for (number, line) in finding.help.iter().flat_map(|help| help.lines()).enumerate() {
+                let word = if number == 0 { ui.out.cyan("help: ") } else { "      ".to_owned() };
+                ui.print(&format!("         {word}{line}\n"));
+            }
         }
     }
     Ok(u8::from(findings.iter().any(|finding| finding.health == Health::Bad)))
 }
 
 fn state_finding() -> Finding {
-    let finding = |health, text| Finding { what: "state", health, text };
+    let finding = |health, text: String| Finding::new("state", health, text);
     let dir = match state::dir(None) {
         Ok(dir) => dir,
         Err(failure) => return finding(Health::Bad, failure.message),
@@ -111,12 +158,12 @@ fn shell_finding() -> Finding {
         .status()
         .is_ok_and(|status| status.code() == Some(7));
     match works {
-        true => Finding { what: "shell", health: Health::Good, text: "/bin/sh runs commands".to_owned() },
-        false => Finding {
-            what: "shell",
-            health: Health::Bad,
-            text: "/bin/sh does not run commands; `run` steps need it".to_owned(),
-        },
+        true => Finding::new("shell", Health::Good, "/bin/sh runs commands".to_owned()),
+        false => Finding::new(
+            "shell",
+            Health::Bad,
+            "/bin/sh does not run commands; `run` steps need it".to_owned(),
+        ),
     }
 }
 
@@ -125,14 +172,14 @@ fn tool(what: &'static str, args: &[&str], why: &str) -> Finding {
     match output {
         Ok(output) if output.status.success() => {
             let text = String::from_utf8_lossy(&output.stdout);
-            Finding { what, health: Health::Good, text: text.lines().next().unwrap_or_default().to_owned() }
+            Finding::new(what, Health::Good, text.lines().next().unwrap_or_default())
         }
-        _ => Finding { what, health: Health::Missing, text: why.to_owned() },
+        _ => Finding::new(what, Health::Missing, why),
     }
 }
 
 fn proxy_finding() -> Finding {
-    let finding = |health, text: String| Finding { what: "proxy", health, text };
+    let finding = |health, text: String| Finding::new("proxy", health, text);
     let Ok(dir) = state::dir(None) else {
         return finding(Health::Missing, "there is no state directory to look in".to_owned());
     };
@@ -158,15 +205,9 @@ fn proxy_finding() -> Finding {
 
 fn proc_finding() -> Finding {
     match Path::new("/proc/self/stat").exists() {
-        true => Finding {
-            what: "proc",
-            health: Health::Good,
-            text: "/proc is there: processes can be told apart".to_owned(),
-        },
-        false => Finding {
-            what: "proc",
-            health: Health::Bad,
-            text: "/proc is not there; the local target needs it".to_owned(),
-        },
+        true => Finding::new("proc", Health::Good, "/proc is there: processes can be told apart".to_owned()),
+        false => {
+            Finding::new("proc", Health::Bad, "/proc is not there; the local target needs it".to_owned())
+        }
     }
 }

@@ -155,7 +155,7 @@ fn step_text(step: &Step, preview: Option<&Preview>, look: Look) -> String {
     let StepKind::Deploy(deploy) = &step.kind else {
         let back = match &step.kind {
             StepKind::Flag(_) => "  undo: the value it had",
-            StepKind::Apply { .. } => "  undo: the objects as they were",
+            StepKind::Apply(_) => "  undo: the objects as they were",
             StepKind::Undo { .. } => return String::new(),
             _ => "",
         };

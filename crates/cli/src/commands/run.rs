@@ -114,7 +114,7 @@ fn must_last(plan: &Plan) -> bool {
         NodeKind::Stage(_) => false,
     });
     wiring::each_step(plan, &mut |step| {
-        lasting |= matches!(step.kind, StepKind::Deploy(_) | StepKind::Apply { .. });
+        lasting |= matches!(step.kind, StepKind::Deploy(_) | StepKind::Apply(_));
     });
     lasting
 }

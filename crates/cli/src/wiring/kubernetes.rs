@@ -8,25 +8,35 @@ use cdpipe_model::plan::StepKind;
 use cdpipe_model::ports::{Router, Target};
 use cdpipe_model::service::{Environment, TrafficSpec, Workload};
 use cdpipe_model::strategy::Strategy;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-fn cluster(environment: &Environment, site: &Site<'_>) -> Arc<Cluster> {
+/// The cluster of an environment.
+pub(crate) fn cluster_of(environment: &Environment, base: &Path) -> Cluster {
+    trust();
     let setting =
         |name: &str| environment.target.settings.get(name).and_then(Value::as_str).map(str::to_owned);
-    let kubeconfig: Option<PathBuf> = setting("kubeconfig").map(|path| site.base.join(path));
-    Arc::new(Cluster::new(kubeconfig, setting("context"), setting("namespace")))
+    let kubeconfig: Option<PathBuf> = setting("kubeconfig").map(|path| base.join(path));
+    Cluster::new(kubeconfig, setting("context"), setting("namespace"))
+}
+
+fn cluster(environment: &Environment, site: &Site<'_>) -> Arc<Cluster> {
+    Arc::new(cluster_of(environment, site.base))
 }
 
 pub(super) fn target(environment: &Environment, site: &Site<'_>) -> Arc<dyn Target> {
     trust();
-    let target = Kubernetes::new(cluster(environment, site), site.masker.clone());
-    Arc::new(target.with_manifests(manifests(environment, site)))
+    let target = Kubernetes::new(cluster(environment, site), site.masker.clone(), site.base.to_owned());
+    let target = target.with_manifests(manifests(environment, site));
+    match environment.target.settings.get("reach").and_then(Value::as_str) {
+        Some("port_forward") => Arc::new(target.forwarding()),
+        _ => Arc::new(target),
+    }
 }
 
 /// What the plan says of the services that it deploys there.
 fn manifests(environment: &Environment, site: &Site<'_>) -> Manifests {
-    let mut found = Manifests { base: site.base.to_owned(), ..Manifests::default() };
+    let mut found = Manifests::default();
     each_step(site.plan, &mut |step| {
         let StepKind::Deploy(deploy) = &step.kind else { return };
         if deploy.environment != environment.name {

@@ -6,6 +6,8 @@ mod kubernetes;
 mod routers;
 mod swarm;
 
+pub(crate) use kubernetes::cluster_of as cluster;
+
 use crate::failure::{self, Failure};
 use cdpipe_engine::Ports;
 use cdpipe_host::{HostRunner, HostSecrets, Local, LocalConfig, Masker, Policy, RunnerConfig};
@@ -173,8 +175,8 @@ fn environments(plan: &Plan) -> BTreeSet<EnvName> {
         StepKind::Deploy(deploy) => {
             found.insert(deploy.environment.clone());
         }
-        StepKind::Apply { environment, .. } => {
-            found.insert(environment.clone());
+        StepKind::Apply(apply) => {
+            found.insert(apply.environment.clone());
         }
         StepKind::Run(run) | StepKind::Exec(run) => found.extend(run.environment.clone()),
         _ => {}
@@ -215,4 +217,34 @@ pub(crate) fn each_step(plan: &Plan, visit: &mut dyn FnMut(&Step)) {
         }
     }
     plan.hooks.iter().for_each(|hook| walk(&hook.steps, visit));
+}
+
+/// The same, to change them.
+pub(crate) fn each_step_mut(plan: &mut Plan, visit: &mut dyn FnMut(&mut Step)) {
+    fn walk(steps: &mut [Step], visit: &mut dyn FnMut(&mut Step)) {
+        for step in steps {
+            visit(step);
+            match &mut step.kind {
+                StepKind::Deploy(deploy) => {
+                    walk(&mut deploy.verify, visit);
+                    walk(&mut deploy.validate, visit);
+                }
+                StepKind::Undo { steps } => walk(steps, visit),
+                _ => {}
+            }
+        }
+    }
+    for node in &mut plan.nodes {
+        match &mut node.kind {
+            NodeKind::Stage(stage) => {
+                walk(&mut stage.steps, visit);
+                stage.hooks.iter_mut().for_each(|hook| walk(&mut hook.steps, visit));
+            }
+            NodeKind::Gate(gate) => {
+                walk(&mut gate.checks, visit);
+                gate.hooks.iter_mut().for_each(|hook| walk(&mut hook.steps, visit));
+            }
+        }
+    }
+    plan.hooks.iter_mut().for_each(|hook| walk(&mut hook.steps, visit));
 }

@@ -231,12 +231,21 @@ async fn an_environment_without_a_target_or_a_router_is_a_fault_not_a_panic() {
         route: None,
     };
     let exec = ActionKind::Run(command("true"));
+    let spec = Box::new(cdpipe_model::objects::ApplySpec {
+        path: "k8s".into(),
+        set: "set".into(),
+        mark: "mark".into(),
+        force: false,
+        prune: false,
+        files: Vec::new(),
+    });
+    let apply = ActionKind::Apply { environment: EnvName::from("prod"), spec, objects: Vec::new() };
     harness
         .drive(Script::all(vec![
             action(1, observe("nowhere")),
             action(2, observe("prod")),
             action(3, exec),
-            action(4, ActionKind::Apply { environment: EnvName::from("prod"), path: "k8s".into() }),
+            action(4, apply),
         ]))
         .await;
     let kinds: Vec<_> = harness

@@ -2,11 +2,12 @@
 
 use super::{Place, active_step, clear, place};
 use crate::deploy::{self, UNDO_TRIES};
-use crate::state::{FlagWas, Lock, NodePhase, Relock, State};
+use crate::state::{Applied, Back, FlagWas, Lock, NodePhase, Relock, State};
 use cdpipe_model::action::{Action, ActionKind, ActionResult, Answer, Block};
+use cdpipe_model::objects::{ApplySpec, Surveyed};
 use cdpipe_model::plan::Plan;
 use cdpipe_model::record::TimerPurpose;
-use cdpipe_model::{ActionId, Fault, NodeId, Outcome};
+use cdpipe_model::{ActionId, EnvName, Fault, NodeId, Outcome};
 
 pub(super) fn intent(state: &mut State, plan: &Plan, action: &Action) {
     state.last_action = state.last_action.max(action.id.0);
@@ -47,6 +48,11 @@ pub(super) fn intent(state: &mut State, plan: &Plan, action: &Action) {
                 undo.flag_action = id;
             }
         }
+        Place::Unapply => {
+            if let Some(applied) = applied(state, action) {
+                applied.back = Some(Back::UnderWay);
+            }
+        }
         Place::StepWatch => {
             if let Some(watch) = active_step(state, action.step.node).and_then(|run| run.watch.as_mut()) {
                 watch.sampling = id;
@@ -54,6 +60,11 @@ pub(super) fn intent(state: &mut State, plan: &Plan, action: &Action) {
             }
         }
         Place::Step => {
+            if let ActionKind::Apply { .. } = &action.kind
+                && let Some(applied) = applied(state, action)
+            {
+                applied.begun = true;
+            }
             if let Some(run) = active_step(state, action.step.node) {
                 run.action = id;
                 run.returned = None;
@@ -61,6 +72,13 @@ pub(super) fn intent(state: &mut State, plan: &Plan, action: &Action) {
         }
     }
     state.in_flight.insert(action.id, action.clone());
+}
+
+/// The set that a main step applies.
+fn applied<'a>(state: &'a mut State, action: &Action) -> Option<&'a mut Applied> {
+    let step = &action.step;
+    let work = state.work_mut(step.node).filter(|_| step.block == Block::Main)?;
+    work.applied.get_mut(&step.index)
 }
 
 pub(super) fn set_lock(state: &mut State, node: Option<NodeId>, lock: Lock) {
@@ -199,6 +217,15 @@ pub(super) fn returned(state: &mut State, plan: &Plan, id: ActionId, result: &Ac
                 }
             }
         }
+        Place::Unapply => {
+            if let Some(applied) = applied(state, &action) {
+                let ended = match result {
+                    ActionResult::Done(_) => Ok(()),
+                    other => Err(failure(other).1),
+                };
+                applied.back = Some(Back::Ended(ended));
+            }
+        }
         Place::StepWatch => {
             if let Some(watch) = active_step(state, node).and_then(|run| run.watch.as_mut())
                 && watch.sampling == Some(id)
@@ -217,13 +244,47 @@ pub(super) fn returned(state: &mut State, plan: &Plan, id: ActionId, result: &Ac
                     FlagWas { provider: (**provider).clone(), flag: flag.clone(), value: value.clone() };
                 work.flags_were.insert(action.step.index, was);
             }
-            if let Some(run) = active_step(state, node)
+            if let (ActionKind::Apply { .. }, ActionResult::Done(_)) = (&action.kind, result)
+                && let Some(applied) = applied(state, &action)
+            {
+                applied.done = true;
+            }
+            if let (ActionKind::Survey { environment, spec }, ActionResult::Done(Answer::Surveyed(found))) =
+                (&action.kind, result)
+            {
+                surveyed(state, &action, environment, spec, found);
+            } else if let Some(run) = active_step(state, node)
                 && run.action == Some(id)
             {
                 run.action = None;
                 run.returned = Some(result.clone());
             }
         }
+    }
+}
+
+/// What an `apply` will change is known: it goes on with that.
+fn surveyed(state: &mut State, action: &Action, environment: &EnvName, spec: &ApplySpec, found: &Surveyed) {
+    let step = &action.step;
+    if step.block == Block::Main
+        && let Some(work) = state.work_mut(step.node)
+    {
+        let spec = ApplySpec { files: found.files.clone(), ..spec.clone() };
+        let applied = Applied {
+            environment: environment.clone(),
+            spec,
+            objects: found.objects.clone(),
+            begun: false,
+            done: false,
+            back: None,
+        };
+        work.applied.insert(step.index, applied);
+    }
+    if let Some(run) = active_step(state, step.node)
+        && run.action == Some(action.id)
+    {
+        run.action = None;
+        run.surveyed = (step.block != Block::Main).then(|| Box::new(found.clone()));
     }
 }
 

@@ -205,6 +205,7 @@ pub(crate) enum Place {
     DeployWatch(u32),
     Deploy(u32),
     UndoFlag,
+    Unapply,
     StepWatch,
     Step,
 }
@@ -214,6 +215,7 @@ pub(crate) fn place(state: &State, plan: &Plan, action: &Action) -> Place {
     match &action.kind {
         ActionKind::Lock { .. } => return Place::Lock,
         ActionKind::Unlock { .. } => return Place::Unlock,
+        ActionKind::Unapply { .. } => return Place::Unapply,
         ActionKind::Measure { .. } if step.index == GATE_SAMPLE => return Place::GateSample,
         ActionKind::Observe { .. } if step.index == GATE_LOOK => return Place::GateLook,
         _ => {}

@@ -1,7 +1,7 @@
 //! Stages and gates begin and end, and are taken back.
 
 use super::{clear, steps_of};
-use crate::state::{Cursor, Frame, GateMetricState, Lock, NodePhase, Relock, StageUndo, State, Work};
+use crate::state::{Back, Cursor, Frame, GateMetricState, Lock, NodePhase, Relock, StageUndo, State, Work};
 use cdpipe_model::action::Block;
 use cdpipe_model::plan::{NodeKind, Plan, StepKind};
 use cdpipe_model::record::TimerPurpose;
@@ -86,6 +86,7 @@ pub(super) fn node_finished(
         node.approved = by_people.then(|| Box::new(std::mem::take(&mut work.gate.seen)));
         let undoable = !work.deploys.is_empty()
             || !work.flags_were.is_empty()
+            || work.applied.values().any(|applied| applied.begun)
             || steps_of(plan, Some(id), Block::Main)
                 .iter()
                 .any(|step| matches!(step.kind, StepKind::Undo { .. }));
@@ -143,6 +144,9 @@ pub(crate) fn undoable(plan: &Plan, node: NodeId, work: &Work) -> VecDeque<u32> 
                 .get(&index)
                 .is_some_and(|deploy| deploy.ended == Some(Ok(())) && deploy.undo.is_none()),
             StepKind::Flag(_) => work.flags_were.contains_key(&index),
+            StepKind::Apply(_) => {
+                work.applied.get(&index).is_some_and(|applied| applied.done && applied.back.is_none())
+            }
             StepKind::Undo { .. } => index < reached,
             _ => false,
         };
@@ -213,6 +217,12 @@ pub(super) fn undo_again(state: &mut State) {
             if deploy.undo.as_ref().is_some_and(|undo| undo.ended != Some(Ok(()))) {
                 deploy.undo = None;
                 deploy.undo_again = true;
+                queue.push_front(*index);
+            }
+        }
+        for (index, applied) in &mut work.applied {
+            if matches!(applied.back, Some(Back::Ended(Err(_)))) {
+                applied.back = None;
                 queue.push_front(*index);
             }
         }

@@ -1,5 +1,6 @@
 //! The machine against a small simulated world: invariants after every effect, a fault at every action, a fold at every position.
 
+mod apply;
 mod approvals;
 mod plans;
 mod properties;

@@ -6,6 +6,7 @@ use cdpipe_engine::Clock;
 use cdpipe_model::action::RunAction;
 use cdpipe_model::expr::{MeasureName, Subject};
 use cdpipe_model::id::InstanceId;
+use cdpipe_model::objects::{ApplySpec, ObjectWas, Surveyed};
 use cdpipe_model::observe::{Instance, Observation, ObservedRelease};
 use cdpipe_model::plan::LockKey;
 use cdpipe_model::ports::{Call, LockOwner, LockState, PortResult, Target};
@@ -81,6 +82,31 @@ impl Target for SimTarget {
                 })
                 .await
         })
+    }
+
+    fn survey<'a>(&'a self, call: Call<'a>, spec: &'a ApplySpec) -> PortResult<'a, Surveyed> {
+        Box::pin(
+            self.world
+                .carry(call, move |_, _| Ok(Surveyed { files: spec.files.clone(), objects: Vec::new() })),
+        )
+    }
+
+    fn apply_set<'a>(
+        &'a self,
+        call: Call<'a>,
+        _spec: &'a ApplySpec,
+        _objects: &'a [ObjectWas],
+    ) -> PortResult<'a, ()> {
+        Box::pin(self.world.carry(call, move |_, _| Ok(())))
+    }
+
+    fn take_back_set<'a>(
+        &'a self,
+        call: Call<'a>,
+        _spec: &'a ApplySpec,
+        _objects: &'a [ObjectWas],
+    ) -> PortResult<'a, ()> {
+        Box::pin(self.world.carry(call, move |_, _| Ok(())))
     }
 
     fn ensure<'a>(
