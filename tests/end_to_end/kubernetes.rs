@@ -118,6 +118,18 @@ fn strategies_take_each_others_place() {
     assert_eq!(space.field("deployments,pods", "{.items[*].metadata.name}"), "");
 }
 
+impl Space {
+    /// Has the pipeline end in these stages.
+    fn stages(&self, stages: &str) {
+        let text = std::fs::read_to_string(self.place.work().join("pipeline.cd")).unwrap();
+        let (head, _) = text.split_once("stage ").unwrap();
+        let registry = std::env::var("CDPIPE_LAB_REGISTRY").unwrap();
+        let stages =
+            stages.replace("@BUSYBOX@", &format!("image = \"{registry}/busybox:1\", environment = cluster"));
+        self.place.write("pipeline.cd", format!("{head}{stages}")).unwrap();
+    }
+}
+
 #[test]
 fn commands_run_inside_a_candidate_and_as_jobs() {
     let Some(mut space) = Space::new("commands", "kubernetes-blue-green.cd") else { return };
