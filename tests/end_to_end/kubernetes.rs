@@ -4,8 +4,12 @@
 
 #[path = "kubernetes/apply.rs"]
 mod apply;
+#[path = "kubernetes/beside.rs"]
+mod beside;
 #[path = "kubernetes/doctor.rs"]
 mod doctor;
+#[path = "kubernetes/edge.rs"]
+mod edge;
 #[path = "kubernetes/endings.rs"]
 mod endings;
 #[path = "kubernetes/killed.rs"]

@@ -169,7 +169,7 @@ fn after(program: &Program, deploy: &Deploy) -> Observation {
         rules: Vec::new(),
         sticky: Sticky::None,
     });
-    Observation { releases: vec![release], unmanaged: Vec::new(), table, fence: None }
+    Observation { releases: vec![release], unmanaged: Vec::new(), table, fence: None, autoscaled: None }
 }
 
 /// A hash of what matters of an observation: which releases, how many instances they should have, who gets what. Restarts and

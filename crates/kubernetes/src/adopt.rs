@@ -81,8 +81,9 @@ pub(crate) fn alone_owns_replicas(seen: &Workload) -> bool {
         let fields = entry.fields_v1.as_ref().map(|fields| &fields.0);
         fields.is_some_and(|fields| fields["f:spec"].get("f:replicas").is_some())
     });
-    owners.next().is_some_and(|owner| owner.manager.as_deref() == Some(MANAGER) && owner.operation.as_deref() == Some("Apply"))
-        && owners.next().is_none()
+    owners.next().is_some_and(|owner| {
+        owner.manager.as_deref() == Some(MANAGER) && owner.operation.as_deref() == Some("Apply")
+    }) && owners.next().is_none()
 }
 
 /// `managedFields` in which all of `spec` but the count is ours, whoever wrote it: so that what is applied next is all there is.
@@ -184,7 +185,10 @@ mod tests {
         let editor = json!({"f:spec": {"f:template": {"f:spec": {"f:b": {}}}}});
         let workload = seen(json!([entry("kubectl", "Update", &kubectl), entry("editor", "Apply", &editor)]));
         let taken = taken_over(&workload).unwrap();
-        assert_eq!(taken[0]["fieldsV1"], json!({"f:metadata": {"f:labels": {}}, "f:spec": {"f:replicas": {}}}));
+        assert_eq!(
+            taken[0]["fieldsV1"],
+            json!({"f:metadata": {"f:labels": {}}, "f:spec": {"f:replicas": {}}})
+        );
         assert_eq!(taken[1]["fieldsV1"], json!({}));
         assert_eq!(taken[2]["manager"], "cdpipe");
         assert_eq!(taken[2]["fieldsV1"]["f:spec"]["f:template"]["f:spec"], json!({"f:a": {}, "f:b": {}}));
@@ -196,7 +200,10 @@ mod tests {
     fn only_who_alone_says_how_many_has_to_hand_it_over() {
         let count = json!({"f:spec": {"f:replicas": {}}});
         assert!(alone_owns_replicas(&seen(json!([entry("cdpipe", "Apply", &count)]))));
-        assert!(!alone_owns_replicas(&seen(json!([entry("cdpipe", "Apply", &count), entry("hpa", "Update", &count)]))));
+        assert!(!alone_owns_replicas(&seen(json!([
+            entry("cdpipe", "Apply", &count),
+            entry("hpa", "Update", &count)
+        ]))));
         assert!(!alone_owns_replicas(&seen(json!([entry("cdpipe", "Apply", &json!({"f:spec": {}}))]))));
     }
 

@@ -87,8 +87,7 @@ pub(crate) fn explained(fault: Fault, title: &str, is_ours: bool) -> Fault {
     if fault.kind != "field-conflict" {
         return fault;
     }
-    let managers: std::collections::BTreeSet<&str> =
-        fault
+    let managers: std::collections::BTreeSet<&str> = fault
         .details
         .iter()
         .filter_map(|line| line.split_once("conflict with \"")?.1.split('"').next())

@@ -1,6 +1,7 @@
 //! What is there of a service: workloads, their former templates and pods, read by label.
 
 use crate::adopt;
+use crate::canary::is_canary;
 use crate::client::Session;
 use crate::given;
 use crate::kind::{KINDS, Kind, Workload};
@@ -28,7 +29,8 @@ pub(crate) struct Found {
     pub(crate) pods: Vec<Pod>,
 }
 
-fn label<'a>(meta: &'a ObjectMeta, name: &str) -> Option<&'a str> {
+/// A label of an object.
+pub(crate) fn label<'a>(meta: &'a ObjectMeta, name: &str) -> Option<&'a str> {
     meta.labels.as_ref()?.get(name).map(String::as_str)
 }
 
@@ -64,7 +66,7 @@ pub(crate) fn is_live(pod: &Pod, release: &ReleaseId) -> bool {
     label(&pod.metadata, RELEASE) == Some(release.as_str()) && goes_on(pod)
 }
 
-fn goes_on(pod: &Pod) -> bool {
+pub(crate) fn goes_on(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     pod.metadata.deletion_timestamp.is_none() && !matches!(phase, Some("Failed" | "Succeeded"))
 }
@@ -182,7 +184,9 @@ impl Found {
         });
         for set in sets {
             let template = set.spec.as_ref().and_then(|spec| spec.template.as_ref());
-            let Some((id, spec)) = template.and_then(|one| release_of(one).zip(spec_of(one))) else { continue };
+            let Some((id, spec)) = template.and_then(|one| release_of(one).zip(spec_of(one))) else {
+                continue;
+            };
             let replicas = set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(0);
             let desired = set.metadata.annotations.as_ref().and_then(|all| all.get(DESIRED)?.parse().ok());
             // In the middle of a roll the set has fewer than the release is to have once it is gone back to.
@@ -214,9 +218,13 @@ impl Found {
         let unmanaged = unmanaged.filter(|_| self.adopted.is_none());
         Observation {
             releases,
-            unmanaged: unmanaged.map(|one| format!("{}/{}", one.kind.as_str(), one.name())).into_iter().collect(),
+            unmanaged: unmanaged
+                .map(|one| format!("{}/{}", one.kind.as_str(), one.name()))
+                .into_iter()
+                .collect(),
             table: None,
             fence: named.map(fence),
+            autoscaled: None,
         }
     }
 
@@ -274,13 +282,12 @@ async fn unlabelled(session: &Session<'_>, spec: &ReleaseSpec) -> Result<Vec<Pod
     Ok(found)
 }
 
-/// Instances of a release among these pods, the ready ones first, then by name.
+/// Instances of a release among these pods, the ready ones first, those of a canary after the others, then by name.
 pub(crate) fn instances(pods: &[Pod], spec: &ReleaseSpec) -> Vec<Instance> {
-    let mut found: Vec<Instance> = pods
-        .iter()
-        .filter(|pod| belongs(pod, spec) && goes_on(pod))
-        .filter_map(|pod| instance(pod, spec.port))
-        .collect();
-    found.sort_by(|a, b| (!a.ready, a.id.as_str()).cmp(&(!b.ready, b.id.as_str())));
-    found
+    let live = pods.iter().filter(|pod| belongs(pod, spec) && goes_on(pod));
+    let mut found: Vec<(bool, Instance)> =
+        live.filter_map(|pod| Some((is_canary(&pod.metadata), instance(pod, spec.port)?))).collect();
+    let key = |(canary, one): &(bool, Instance)| (!one.ready, *canary, one.id.to_string());
+    found.sort_by_cached_key(key);
+    found.into_iter().map(|(_, instance)| instance).collect()
 }

@@ -17,8 +17,15 @@ const STDIN: &str = "-";
 /// An object's annotations hold 256 KiB together, and a template is in them once.
 const MAX_DOCUMENT_BYTES: usize = 150 << 10;
 /// Written by the cluster, or by whoever applied it: not part of what a user wants.
-const NOT_WANTED: [&str; 7] =
-    ["managedFields", "resourceVersion", "uid", "generation", "creationTimestamp", "selfLink", "ownerReferences"];
+const NOT_WANTED: [&str; 7] = [
+    "managedFields",
+    "resourceVersion",
+    "uid",
+    "generation",
+    "creationTimestamp",
+    "selfLink",
+    "ownerReferences",
+];
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// What a release is made from that is not made from an image.
@@ -189,10 +196,14 @@ fn pick(found: &[Manifest], wanted: Option<&str>) -> Result<(Kind, usize), Fault
             "a service is one of {}; other objects are brought by `apply`",
             KINDS.map(Kind::as_str).join(", ")
         ))),
-        [_, ..] => {
-            Err(Fault::new("artifact-unfit", format!("there are {} workloads among the manifests: {}", workloads.len(), names()))
-                .help(format!("say which of them is the service: `workload = \"{}\"`", names().split(',').next().unwrap_or_default())))
-        }
+        [_, ..] => Err(Fault::new(
+            "artifact-unfit",
+            format!("there are {} workloads among the manifests: {}", workloads.len(), names()),
+        )
+        .help(format!(
+            "say which of them is the service: `workload = \"{}\"`",
+            names().split(',').next().unwrap_or_default()
+        ))),
     }
 }
 
@@ -307,8 +318,7 @@ fn no_container(workload: &Value) -> Fault {
 }
 
 fn index(containers: &[Value], workload: &Value, spec: &ReleaseSpec) -> Result<usize, Fault> {
-    let names: Vec<&str> =
-        containers.iter().map(|one| one["name"].as_str().unwrap_or_default()).collect();
+    let names: Vec<&str> = containers.iter().map(|one| one["name"].as_str().unwrap_or_default()).collect();
     if let Some(Said::Str(wanted)) = spec.extra.get("container") {
         return names.iter().position(|name| name == wanted).ok_or_else(|| {
             Fault::new(
@@ -363,7 +373,8 @@ pub(crate) fn template(document: &Document, spec: &ReleaseSpec, own: &Value) -> 
     if let Some(port) = spec.port {
         let ports = container["ports"].as_array().cloned().unwrap_or_default();
         if !ports.iter().any(|one| one["containerPort"] == json!(port)) {
-            container["ports"] = json!(ports.into_iter().chain([json!({"containerPort": port})]).collect::<Vec<_>>());
+            container["ports"] =
+                json!(ports.into_iter().chain([json!({"containerPort": port})]).collect::<Vec<_>>());
         }
     }
     let mut env = container["env"].as_array().cloned().unwrap_or_default();
@@ -377,10 +388,10 @@ pub(crate) fn template(document: &Document, spec: &ReleaseSpec, own: &Value) -> 
     Ok(template)
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cdpipe_model::ServiceName;
     use std::collections::BTreeMap;
 
     const WEB: &str = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings}\ndata: {color: blue}\n---\napiVersion: apps/v1\nkind: \
@@ -394,11 +405,7 @@ mod tests {
             service: ServiceName::from("web"),
             platform_name: None,
             version: String::new(),
-            artifact: Artifact::Document {
-                source: source.to_owned(),
-                json: text.to_owned(),
-                replicas: None,
-            },
+            artifact: Artifact::Document { source: source.to_owned(), json: text.to_owned(), replicas: None },
             port: None,
             env: BTreeMap::new(),
             health: Vec::new(),
@@ -453,17 +460,24 @@ mod tests {
 
     #[test]
     fn what_can_not_be_a_service_is_refused_with_a_way_out() {
-        let two = format!("{WEB}---\n{}", WEB.split("---\n").nth(1).unwrap().replace("name: web", "name: other"));
+        let two =
+            format!("{WEB}---\n{}", WEB.split("---\n").nth(1).unwrap().replace("name: web", "name: other"));
         let set = WEB.replace("kind: Deployment", "kind: StatefulSet");
         let other = |text: &str, beside: bool| resolve(&spec("-", text), Path::new("/"), "shop", beside);
         for (fault, says) in [
             (resolved(&two), "workload = \"Deployment/web\""),
             (resolved("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n"), "brought by `apply`"),
-            (resolved(&format!("{WEB}---\napiVersion: v1\nkind: Secret\nmetadata: {{name: s}}\n")), "takes a `secret`"),
+            (
+                resolved(&format!("{WEB}---\napiVersion: v1\nkind: Secret\nmetadata: {{name: s}}\n")),
+                "takes a `secret`",
+            ),
             (resolved(&WEB.replace("{name: web, uid: x}", "{name: web, namespace: b}")), "namespace = \"b\""),
             (other(&set, true), "by `rolling`"),
             (resolved(""), "helm template"),
-            (resolve(&spec("-#Deployment/no", WEB), Path::new("/"), "shop", false), "`workload` can be Deployment/web"),
+            (
+                resolve(&spec("-#Deployment/no", WEB), Path::new("/"), "shop", false),
+                "`workload` can be Deployment/web",
+            ),
         ] {
             let fault = fault.unwrap_err();
             assert!(fault.help.as_ref().is_some_and(|help| help.contains(says)), "{says}: {fault:?}");

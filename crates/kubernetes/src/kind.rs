@@ -224,9 +224,21 @@ mod tests {
     #[test]
     fn each_kind_says_in_its_own_words_how_far_it_is() {
         for (kind, status, done) in [
-            (Kind::Deployment, json!({"observedGeneration": 2, "replicas": 3, "updatedReplicas": 3, "availableReplicas": 3}), true),
-            (Kind::Deployment, json!({"observedGeneration": 1, "replicas": 3, "updatedReplicas": 3, "availableReplicas": 3}), false),
-            (Kind::Deployment, json!({"observedGeneration": 2, "replicas": 4, "updatedReplicas": 3, "availableReplicas": 3}), false),
+            (
+                Kind::Deployment,
+                json!({"observedGeneration": 2, "replicas": 3, "updatedReplicas": 3, "availableReplicas": 3}),
+                true,
+            ),
+            (
+                Kind::Deployment,
+                json!({"observedGeneration": 1, "replicas": 3, "updatedReplicas": 3, "availableReplicas": 3}),
+                false,
+            ),
+            (
+                Kind::Deployment,
+                json!({"observedGeneration": 2, "replicas": 4, "updatedReplicas": 3, "availableReplicas": 3}),
+                false,
+            ),
             (
                 Kind::StatefulSet,
                 json!({"observedGeneration": 2, "replicas": 3, "updatedReplicas": 3, "availableReplicas": 3, "currentRevision": "a-1", "updateRevision": "a-2"}),

@@ -44,6 +44,13 @@ pub(crate) fn is_ours(labels: Option<&BTreeMap<String, String>>) -> bool {
     labels.and_then(|labels| labels.get(MANAGED_BY)).is_some_and(|manager| manager == MANAGER)
 }
 
+/// The labels of everything that is made for a service.
+pub(crate) fn ours(service: &ServiceName) -> BTreeMap<String, String> {
+    [(MANAGED_BY, MANAGER), (SERVICE, service.as_str())]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into()
+}
+
 /// How many, how, and on what condition.
 pub(crate) struct Wanted<'a> {
     pub(crate) kind: Kind,
@@ -116,7 +123,7 @@ fn from_image(spec: &ReleaseSpec, wanted: &Wanted<'_>) -> Result<Json, Fault> {
     let mut manifest = json!({
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": {"labels": ours(spec, None)},
+        "metadata": {"labels": marks(spec, None)},
         "spec": {
             "revisionHistoryLimit": wanted.retain,
             "minReadySeconds": monitor_s(wanted),
@@ -132,7 +139,7 @@ fn from_image(spec: &ReleaseSpec, wanted: &Wanted<'_>) -> Result<Json, Fault> {
 /// What a user wrote, with what cdpipe puts into it.
 fn from_document(spec: &ReleaseSpec, document: &Document, wanted: &Wanted<'_>) -> Result<Json, Fault> {
     let mut manifest = document.workload.clone();
-    for (name, value) in ours(spec, None) {
+    for (name, value) in marks(spec, None) {
         manifest["metadata"]["labels"][name] = value;
     }
     let template = given::template(document, spec, &container(spec)?)?;
@@ -184,7 +191,7 @@ fn monitor_s(wanted: &Wanted<'_>) -> u64 {
 }
 
 /// Our labels; of a template with the workload that it belongs to.
-fn ours(spec: &ReleaseSpec, workload: Option<&str>) -> Map<String, Json> {
+fn marks(spec: &ReleaseSpec, workload: Option<&str>) -> Map<String, Json> {
     let release = spec.id();
     let fixed = [(MANAGED_BY, MANAGER), (SERVICE, spec.service.as_str()), (RELEASE, release.as_str())];
     let pairs = fixed.into_iter().chain(workload.map(|name| (WORKLOAD, name)));
@@ -204,9 +211,11 @@ fn mark(manifest: &mut Json, spec: &ReleaseSpec, wanted: &Wanted<'_>, selector: 
         }
     };
     let metadata = &mut manifest["spec"]["template"]["metadata"];
-    let mut labels = ours(spec, Some(wanted.name));
+    let mut labels = marks(spec, Some(wanted.name));
     let matched = selector["matchLabels"].as_object().cloned().unwrap_or_default();
-    for (name, value) in matched.into_iter().chain(metadata["labels"].as_object().cloned().unwrap_or_default()) {
+    for (name, value) in
+        matched.into_iter().chain(metadata["labels"].as_object().cloned().unwrap_or_default())
+    {
         labels.entry(name).or_insert(value);
     }
     if let Some(Value::Map(given)) = spec.extra.get("labels") {
@@ -216,7 +225,8 @@ fn mark(manifest: &mut Json, spec: &ReleaseSpec, wanted: &Wanted<'_>, selector: 
     }
     // The same release keeps its template to the letter, or its pods would be replaced by the same.
     let same = wanted.seen.filter(|seen| found::release_of(&seen.template).as_ref() == Some(&spec.id()));
-    let kept = same.and_then(|seen| seen.template.metadata.as_ref()?.annotations.as_ref()?.get(SPEC).cloned());
+    let kept =
+        same.and_then(|seen| seen.template.metadata.as_ref()?.annotations.as_ref()?.get(SPEC).cloned());
     let text = match kept {
         Some(kept) => kept,
         None => serde_json::to_string(spec)
@@ -282,7 +292,8 @@ fn container(spec: &ReleaseSpec) -> Result<Json, Fault> {
 pub(crate) fn user(spec: &ReleaseSpec) -> Result<Option<Json>, Fault> {
     let Some(user) = spec.extra.get("user") else { return Ok(None) };
     let text = user.to_string();
-    let (user, group) = text.split_once(':').map_or((text.as_str(), None), |(user, group)| (user, Some(group)));
+    let (user, group) =
+        text.split_once(':').map_or((text.as_str(), None), |(user, group)| (user, Some(group)));
     let number = |part: &str| {
         part.parse::<u32>().map_err(|_| {
             Fault::new(

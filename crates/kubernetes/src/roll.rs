@@ -4,11 +4,12 @@ use crate::client::Session;
 use crate::follow::{Follow, Seen};
 use crate::found::{self, fence, has, instances, is_ready};
 use crate::given;
-use crate::kind::{KINDS, Kind, Workload, progress};
+use crate::kind::{self, KINDS, Kind, Workload, progress};
 use crate::pods::{self, Pace, Patience};
+use crate::scale;
 use crate::steps::delete;
 use crate::target::Kubernetes;
-use crate::workload::{Count, of_service, stale, wanted, what};
+use crate::workload::{Count, of_service, stale, what};
 use cdpipe_model::Fault;
 use cdpipe_model::observe::Instance;
 use cdpipe_model::ports::Call;
@@ -33,8 +34,11 @@ impl Kubernetes {
         self.apply_secret(&session, spec).await?;
         self.apply_companions(&session, spec).await?;
         let (kind, name) = given::place(spec)?;
-        let count_of = |_: Option<&Workload>| match given::scales_itself(spec) {
+        let named = kind::get(&session, kind, &name).await?;
+        let is_scaled = scale::wanted(&session, named.iter().collect()).await?.is_some();
+        let count_of = |there: Option<&Workload>| match given::scales_itself(spec) {
             true => Count::AsItScales,
+            false if is_scaled && there.is_some() => Count::AsItScales,
             false => Count::Exactly(count),
         };
         let applied = self
@@ -52,7 +56,7 @@ impl Kubernetes {
                 Ok(Some(count_of(there)))
             })
             .await?;
-        let roll = Roll { spec, kind, name: &name, count, policy, applied: applied.as_ref().map(fence) };
+        let roll = Roll { spec, kind, name: &name, policy, applied: applied.as_ref().map(fence) };
         let instances = self.await_rolled(&session, &roll).await?;
         Self::end_others(&session, spec, (kind, &name)).await?;
         Ok(instances)
@@ -100,10 +104,14 @@ impl Kubernetes {
             stale(&there, session.call)?;
             let others = !given::is_found(spec) && !has(&there, spec);
             if others || roll.applied.is_some_and(|applied| applied != fence(&there)) {
-                return Err(Fault::new("moved", format!("someone else has changed the {title} while it was rolling"))
-                    .help("see who did (`kubectl rollout history`), then run again"));
+                return Err(Fault::new(
+                    "moved",
+                    format!("someone else has changed the {title} while it was rolling"),
+                )
+                .help("see who did (`kubectl rollout history`), then run again"));
             }
-            let count = wanted(spec, &there, roll.count);
+            // An autoscaler may change its mind meanwhile.
+            let count = there.replicas();
             let progress = progress(&there, count);
             if progress.done {
                 return Ok(instances(&found::pods_of(session, spec).await?, spec));
@@ -174,7 +182,6 @@ struct Roll<'a> {
     spec: &'a ReleaseSpec,
     kind: Kind,
     name: &'a str,
-    count: u32,
     policy: &'a RollPolicy,
     applied: Option<u64>,
 }

@@ -1,12 +1,13 @@
 //! The router `service`: which release the selector of a Service names. Routed means that the EndpointSlices say so.
 
 use crate::client::{Cluster, Session};
+use crate::found;
 use crate::manifest::{self, MANAGER, RELEASE};
-use cdpipe_model::observe::{Instance, RouteTable};
+use cdpipe_model::observe::{Instance, Role, RouteTable};
 use cdpipe_model::ports::{Call, PortResult, Router};
 use cdpipe_model::service::Route;
 use cdpipe_model::{Fault, ReleaseId};
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
 use kube::api::{ListParams, Patch, PatchParams};
@@ -24,12 +25,17 @@ const TABLE: &str = "cdpipe.dev/table";
 #[derive(Debug)]
 pub struct ServiceRouter {
     cluster: Arc<Cluster>,
+    settle: Duration,
 }
 
 impl ServiceRouter {
-    /// The router. Nothing is asked until it is used.
-    pub fn new(cluster: Arc<Cluster>) -> Self {
-        Self { cluster }
+    /// How long nodes get by default to do what the EndpointSlices say: a kube-proxy collects changes for a second.
+    pub const SETTLE: Duration = Duration::from_secs(2);
+
+    /// The router. `settle` is how long nodes get to do what the EndpointSlices say, since none of them says that it does. Nothing is
+    /// asked until it is used.
+    pub fn new(cluster: Arc<Cluster>, settle: Duration) -> Self {
+        Self { cluster, settle }
     }
 }
 
@@ -73,7 +79,7 @@ fn whole(table: &RouteTable) -> Result<(), Fault> {
 }
 
 /// Addresses that get traffic.
-pub(crate) async fn endpoints(session: &Session<'_>, name: &str) -> Result<BTreeSet<String>, Fault> {
+async fn endpoints(session: &Session<'_>, name: &str) -> Result<BTreeSet<String>, Fault> {
     let slices: Api<EndpointSlice> = Api::namespaced(session.client(), session.namespace());
     let params = ListParams::default().labels(&format!("kubernetes.io/service-name={name}"));
     let slices = session.ask("list EndpointSlices", || slices.list(&params)).await?.items;
@@ -87,11 +93,41 @@ pub(crate) async fn endpoints(session: &Session<'_>, name: &str) -> Result<BTree
         .collect())
 }
 
-fn hosts(table: &RouteTable) -> BTreeSet<String> {
-    let members = table.entries.iter().filter(|entry| entry.weight_bp > 0).flat_map(|entry| &entry.members);
-    members
-        .filter_map(|member| Some(member.address.rsplit_once(':')?.0.trim_matches(['[', ']']).to_owned()))
-        .collect()
+/// Waits until a Service sends to every pod of a release that is ready, at least to one; `alone` says that it sends to no others. Which
+/// pods there are may change meanwhile: some die, an autoscaler adds others.
+///
+/// # Errors
+/// `not-routed` where it does not in time.
+pub(crate) async fn await_pods(
+    session: &Session<'_>,
+    name: &str,
+    release: &ReleaseId,
+    alone: bool,
+) -> Result<(), Fault> {
+    let params = ListParams::default().labels(&format!("{RELEASE}={release}"));
+    loop {
+        let pods = found::pods(session, &params).await?;
+        let ip = |pod: &Pod| pod.status.as_ref().and_then(|status| status.pod_ip.clone());
+        let ready = |pod: &&Pod| found::is_live(pod, release) && found::is_ready(pod);
+        let all: BTreeSet<String> = pods.iter().filter_map(ip).collect();
+        let wanted: BTreeSet<String> = pods.iter().filter(ready).filter_map(ip).collect();
+        let there = endpoints(session, name).await?;
+        let here = there.intersection(&all).count();
+        if here > 0 && there.is_superset(&wanted) && (!alone || here == there.len()) {
+            return Ok(());
+        }
+        let text = format!(
+            "the EndpointSlices of {name} have {} addresses, {here} of them of {release}, which has {} ready",
+            there.len(),
+            wanted.len()
+        );
+        if session.left() < POLL * 5 {
+            return Err(Fault::new("not-routed", format!("the Service {name} is not as it should be in time: {text}"))
+                .help(format!("`kubectl get endpointslices -l kubernetes.io/service-name={name}` shows them; its selector must match the pods")));
+        }
+        session.call.sink.progress(&text);
+        session.pause(POLL).await?;
+    }
 }
 
 impl Router for ServiceRouter {
@@ -122,6 +158,17 @@ impl Router for ServiceRouter {
                     .help("name another one with `traffic service { name = … }`, or delete it"));
                 }
                 let now = table(service);
+                let is_for =
+                    |table: &RouteTable, role: Role| table.entries.iter().any(|entry| entry.role == role);
+                if is_for(wanted, Role::Candidate)
+                    && now.as_ref().is_some_and(|now| is_for(now, Role::Stable))
+                {
+                    return Err(Fault::new(
+                        "route-unfit",
+                        format!("the Service {name} is where users come in, so it can't be a preview"),
+                    )
+                    .help("name another one in `preview`"));
+                }
                 if now.as_ref() != seen && now.as_ref() != Some(wanted) {
                     return Err(Fault::new(
                         "moved",
@@ -160,15 +207,16 @@ impl Router for ServiceRouter {
     fn await_routed<'a>(&'a self, call: Call<'a>, table: &'a RouteTable) -> PortResult<'a, ()> {
         Box::pin(async move {
             let session = self.cluster.session(call).await?;
-            let (name, wanted) = (name(&table.route), hosts(table));
-            loop {
-                let there = endpoints(&session, &name).await?;
-                if there == wanted {
-                    return Ok(());
-                }
-                call.sink.progress(&format!("the EndpointSlices of {name} have {} addresses", there.len()));
+            let name = name(&table.route);
+            if let Some(entry) = table.entries.iter().find(|entry| entry.weight_bp > 0) {
+                await_pods(&session, &name, &entry.release, true).await?;
+                return session.pause(self.settle).await;
+            }
+            while !endpoints(&session, &name).await?.is_empty() {
+                call.sink.progress(&format!("the EndpointSlices of {name} have addresses still"));
                 session.pause(POLL).await?;
             }
+            Ok(())
         })
     }
 

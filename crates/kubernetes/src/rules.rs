@@ -1,6 +1,7 @@
 //! How shares and matches are written into somebody's HTTPRoute or VirtualService: only backends that name our service change, and only in
 //! the rules that name it. Plain data in, plain data out.
 
+use crate::manifest::RELEASE;
 use cdpipe_model::ReleaseId;
 use cdpipe_model::observe::RouteTable;
 use cdpipe_model::strategy::RouteMatch;
@@ -19,10 +20,13 @@ pub(crate) enum Kind {
 }
 
 /// Whose backends are meant.
+#[derive(Clone, Copy)]
 pub(crate) struct Ours<'a> {
     /// What the user's own rules name.
     pub(crate) service: &'a str,
     pub(crate) namespace: &'a str,
+    /// Whether a release is a subset of a DestinationRule, not a Service of its own.
+    pub(crate) subsets: bool,
 }
 
 impl Ours<'_> {
@@ -30,6 +34,19 @@ impl Ours<'_> {
     pub(crate) fn of(&self, release: &ReleaseId) -> String {
         format!("{}-{release}", self.service)
     }
+}
+
+/// How the subsets are named that cdpipe makes.
+const SUBSET: &str = "cdpipe-";
+
+/// The subset of one release.
+pub(crate) fn subset(release: &ReleaseId) -> Value {
+    json!({"name": format!("{SUBSET}{release}"), "labels": {RELEASE: release.as_str()}})
+}
+
+/// Whether a subset of a DestinationRule is cdpipe's.
+pub(crate) fn is_our_subset(subset: &Value) -> bool {
+    subset["name"].as_str().is_some_and(|name| name.starts_with(SUBSET))
 }
 
 impl Kind {
@@ -63,6 +80,12 @@ impl Kind {
                     && backend["kind"].as_str().is_none_or(|kind| kind == "Service")
                     && backend["namespace"].as_str().is_none_or(|there| there == space)
             }
+            // What cdpipe wrote is not what the user's own rules name.
+            Kind::VirtualService
+                if backend["destination"]["subset"].as_str().is_some_and(|name| name.starts_with(SUBSET)) =>
+            {
+                false
+            }
             Kind::VirtualService => backend["destination"]["host"].as_str().is_some_and(|host| {
                 host == name
                     || host.strip_prefix(name).is_some_and(|rest| {
@@ -81,6 +104,9 @@ impl Kind {
         let mut backend = backend.clone();
         match self {
             Kind::HttpRoute => backend["name"] = json!(ours.of(release)),
+            Kind::VirtualService if ours.subsets => {
+                backend["destination"]["subset"] = subset(release)["name"].clone();
+            }
             Kind::VirtualService => {
                 let host = backend["destination"]["host"].as_str().unwrap_or_default();
                 let rest = host.strip_prefix(ours.service).unwrap_or_default();
@@ -202,7 +228,7 @@ mod tests {
     use cdpipe_model::service::Route;
     use cdpipe_model::strategy::Sticky;
 
-    const OURS: Ours<'_> = Ours { service: "web", namespace: "shop" };
+    const OURS: Ours<'_> = Ours { service: "web", namespace: "shop", subsets: false };
 
     fn table(shares: &[(&str, u32)], rules: Vec<RouteRule>) -> RouteTable {
         let route = Route {
@@ -282,6 +308,20 @@ mod tests {
             let rules = [json!({"route": [{"destination": {"host": host}}]})];
             assert!(!names_us(Kind::VirtualService, &rules, &OURS), "{host}");
         }
+    }
+
+    #[test]
+    fn a_subset_is_of_the_same_host_and_not_taken_for_the_users_own() {
+        let ours = Ours { subsets: true, ..OURS };
+        let rules = [json!({"route": [{"destination": {"host": "web", "port": {"number": 80}}}]})];
+        let shares = table(&[("old", 7000), ("new", 3000)], Vec::new());
+        let made = render(Kind::VirtualService, &rules, &ours, &shares);
+        let backend = |release: &str, weight: u32| json!({"destination": {"host": "web", "subset": format!("cdpipe-{release}"), "port": {"number": 80}}, "weight": weight});
+        assert_eq!(made[0]["route"], json!([backend("old", 7000), backend("new", 3000)]));
+        assert!(
+            !names_us(Kind::VirtualService, &made, &ours) && !names_us(Kind::VirtualService, &made, &OURS)
+        );
+        assert!(is_our_subset(&subset(&ReleaseId::from("new"))) && !is_our_subset(&json!({"name": "v1"})));
     }
 
     #[test]

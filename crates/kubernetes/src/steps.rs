@@ -1,14 +1,16 @@
 //! A Deployment for each release, which cdpipe itself brings up, waits for and takes down.
 
+use crate::canary::{self, made_by};
 use crate::client::Session;
 use crate::follow::{Follow, Seen};
-use crate::found::{self, Found, has, instances};
+use crate::found::{self, Found, belongs, has, instances};
 use crate::given;
 use crate::kind::{Kind, Workload, progress};
 use crate::manifest;
 use crate::pods::{self, Pace, Patience};
+use crate::scale;
 use crate::target::{Kubernetes, POLL};
-use crate::workload::{Count, of_service, stale, wanted, what};
+use crate::workload::{Count, of_service, scale_down, stale, what};
 use cdpipe_model::observe::Instance;
 use cdpipe_model::ports::Call;
 use cdpipe_model::release::ReleaseSpec;
@@ -30,25 +32,29 @@ impl Kubernetes {
         count: u32,
         extra: &BTreeMap<String, Value>,
     ) -> Result<Vec<Instance>, Fault> {
-        if !extra.is_empty() {
-            return Err(Fault::new(
-                "unsupported",
-                "this version makes no pods with the extra `env` of a canary on kubernetes",
-            ));
-        }
         let session = self.cluster.session(call).await?;
         self.apply_secret(&session, spec).await?;
         self.apply_companions(&session, spec).await?;
         // The workload that rolls may have this release: then it is healed there.
         let (kind, name) = self.place_of(&session, spec).await?;
-        self.apply(&session, spec, (kind, &name), None, |there| {
-            let has = there.map_or(0, Workload::replicas);
-            Ok(Some(match given::scales_itself(spec) && (has > 0 || kind == Kind::DaemonSet) {
-                true => Count::AsItScales,
-                false => Count::Exactly(has.max(count)),
-            }))
-        })
-        .await?;
+        if !extra.is_empty() {
+            self.ensure_canary(&session, spec, count, extra).await?;
+            return Ok(instances(&found::pods_of(&session, spec).await?, spec));
+        }
+        let applied = self
+            .apply(&session, spec, (kind, &name), None, |there| {
+                let has = there.map_or(0, Workload::replicas);
+                Ok(Some(match given::scales_itself(spec) && (has > 0 || kind == Kind::DaemonSet) {
+                    true => Count::AsItScales,
+                    false => Count::Exactly(has.max(count)),
+                }))
+            })
+            .await?;
+        if let Some(applied) =
+            applied.filter(|_| kind == Kind::Deployment && name == manifest::side_name(spec))
+        {
+            scale::copy(&session, spec, &applied).await?;
+        }
         Ok(instances(&found::pods_of(&session, spec).await?, spec))
     }
 
@@ -68,16 +74,29 @@ impl Kubernetes {
         let mut there = follow.read(&session).await?;
         let mut patience = Patience::default();
         let mut told = String::new();
+        let is_scaled = match &there {
+            Seen::As(one) => scale::wanted(&session, vec![one]).await?.is_some(),
+            Seen::Gone | Seen::Same => false,
+        };
+        let given = count;
         // Of how many readiness was told by the workload when its pods were looked at last.
         let mut looked_at = None;
         loop {
-            let (said, count, why) = match &there {
-                Seen::As(one) => (one.ready(), wanted(spec, one, count), progress(one, 0).refused),
-                Seen::Gone | Seen::Same => (0, count, None),
+            let (said, has, why) = match &there {
+                Seen::As(one) => (one.ready(), one.replicas(), progress(one, 0).refused),
+                Seen::Gone | Seen::Same => (0, 0, None),
+            };
+            // An autoscaler may have said meanwhile that fewer are enough.
+            let count = match given::scales_itself(spec) {
+                true if has > 0 => has,
+                false if is_scaled && has > 0 => given.min(has),
+                _ => given,
             };
             let enough = count.saturating_sub(may_fail);
+            // Pods of a canary are another Deployment's.
+            let may_be_enough = said >= enough.min(has.max(1));
             let is_late = Instant::now() >= ends;
-            if looked_at.is_none() || is_late || pace.is_over() || (said >= enough && looked_at != Some(said))
+            if looked_at.is_none() || is_late || pace.is_over() || (may_be_enough && looked_at != Some(said))
             {
                 let pods = found::pods_of(&session, spec).await?;
                 let found = instances(&pods, spec);
@@ -115,7 +134,7 @@ impl Kubernetes {
     /// The workload that has this release: its own, or the one that rolls.
     async fn place_of(&self, session: &Session<'_>, spec: &ReleaseSpec) -> Result<(Kind, String), Fault> {
         let (found, _) = self.found(session, &spec.service, spec.platform_name.as_deref()).await?;
-        match found.of(spec).next() {
+        match found.of(spec).find(|one| !canary::makes(one)) {
             Some(one) => Ok((one.kind, one.name().to_owned())),
             None => beside(spec),
         }
@@ -131,14 +150,15 @@ impl Kubernetes {
     ) -> Result<Vec<Instance>, Fault> {
         let session = self.cluster.session(call).await?;
         let (found, _) = self.found(&session, &spec.service, spec.platform_name.as_deref()).await?;
-        let places: Vec<(Kind, String)> =
-            found.of(spec).map(|one| (one.kind, one.name().to_owned())).collect();
         for workload in found.of(spec) {
             stale(workload, call)?;
         }
         if !going.is_empty() && old.is_none() {
             return self.shrink(&session, spec, &found, going).await;
         }
+        self.end_canary(&session, spec, &found).await?;
+        let ours = found.of(spec).filter(|one| !canary::makes(one));
+        let places: Vec<(Kind, String)> = ours.map(|one| (one.kind, one.name().to_owned())).collect();
         let remove = old == Some(OldRelease::Remove);
         for (kind, name) in &places {
             if remove || *kind == Kind::DaemonSet {
@@ -168,10 +188,6 @@ impl Kubernetes {
     ) -> Result<Vec<Instance>, Fault> {
         let pods: Api<Pod> = Api::namespaced(session.client(), session.namespace());
         let there = found.instances(spec);
-        if given::scales_itself(spec) {
-            // Whatever scales it has the last word.
-            return Ok(there);
-        }
         let going: Vec<&Instance> =
             going.iter().filter(|one| there.iter().any(|other| other.id == one.id)).collect();
         let cost =
@@ -181,13 +197,30 @@ impl Kubernetes {
             let params = PatchParams::default();
             session.ask_for(&format!("mark the pod {name}"), || pods.patch(name, &params, &patch)).await?;
         }
-        let left = there.len().saturating_sub(going.len());
-        let wanted = u32::try_from(left).unwrap_or(u32::MAX);
-        if let Some(one) = found.of(spec).next() {
-            self.apply(session, spec, (one.kind, one.name()), None, |there| {
-                Ok(there.filter(|there| there.replicas() > wanted).map(|_| Count::Exactly(wanted)))
-            })
-            .await?;
+        let is_going = |pod: &&Pod| {
+            let name = pod.metadata.name.as_deref().unwrap_or_default();
+            going.iter().any(|instance| instance.id.as_str() == name)
+        };
+        let mut left = there.len().saturating_sub(going.len());
+        let mine = || found.pods.iter().filter(|pod| belongs(pod, spec) && found::goes_on(pod));
+        for one in found.of(spec) {
+            let has = made_by(one, spec, mine());
+            let stay = has.saturating_sub(made_by(one, spec, found.pods.iter().filter(is_going)));
+            let wanted = u32::try_from(stay).unwrap_or(u32::MAX);
+            match canary::makes(one) {
+                _ if stay == has => {}
+                true if stay == 0 => self.end_canary(session, spec, found).await?,
+                // Its template has variables that nobody knows here.
+                true => scale_down(session, one.name(), wanted).await?,
+                // Whatever scales it has the last word.
+                false if given::scales_itself(spec) => left += has - stay,
+                false => {
+                    let decide = |there: Option<&Workload>| {
+                        Ok(there.filter(|there| there.replicas() > wanted).map(|_| Count::Exactly(wanted)))
+                    };
+                    self.apply(session, spec, (one.kind, one.name()), None, decide).await?;
+                }
+            }
         }
         self.await_gone(session, spec, |there| there.len() <= left).await
     }

@@ -5,7 +5,7 @@ use crate::forward::Forwards;
 use crate::found::Found;
 use crate::given::{self, Source};
 use crate::kind::{Kind, Workload};
-use crate::{exec, lock, manifest, objects, pods};
+use crate::{canary, exec, lock, manifest, objects, pods, scale};
 use cdpipe_host::Masker;
 use cdpipe_model::action::RunAction;
 use cdpipe_model::objects::{ApplySpec, ObjectWas, Surveyed};
@@ -135,7 +135,9 @@ impl Target for Kubernetes {
         Box::pin(async move {
             let session = self.cluster.session(call).await?;
             let (found, named) = self.found(&session, service, platform_name).await?;
-            let mut seen = found.observation(named.as_ref());
+            let ours = found.workloads.iter().filter(|one| !canary::makes(one));
+            let autoscaled = scale::wanted(&session, ours.collect()).await?;
+            let mut seen = Observation { autoscaled, ..found.observation(named.as_ref()) };
             if let Some(forwards) = &self.forwards {
                 for release in &mut seen.releases {
                     forwards.reach(&self.cluster, &mut release.instances).await?;

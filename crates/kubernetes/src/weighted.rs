@@ -1,44 +1,40 @@
 //! The routers `gateway` and `istio`: shares and matches in an HTTPRoute or a VirtualService that somebody else has made.
 //!
-//! Each release has a Service of its own, `SERVICE-RELEASE`; the rules of the route that name the Service `SERVICE` name those instead.
+//! The rules of the route that name the Service `SERVICE` name each release instead, as `backends` makes it known.
 //! The rules as they were are kept in an annotation of the route, and a closed route has them back exactly. What cdpipe wrote follows from
 //! those and the table alone, so that any other rules are somebody's.
 
 use crate::client::{Cluster, Session};
-use crate::manifest::{self, MANAGER, SERVICE};
-use crate::router::endpoints;
+use crate::manifest::{self, MANAGER};
 use crate::rules::{self, Kind, Ours};
 use cdpipe_model::observe::{Instance, RouteTable};
 use cdpipe_model::ports::{Call, PortResult, Router};
 use cdpipe_model::service::Route;
 use cdpipe_model::{Fault, ReleaseId};
-use k8s_openapi::api::core::v1::Service;
 use kube::Api;
-use kube::api::{
-    ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PostParams,
-};
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind, PostParams};
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Between two looks.
-const POLL: Duration = Duration::from_millis(200);
-/// From what the API server says to what the proxies do, where nobody says that they do it.
-const SETTLE: Duration = Duration::from_secs(1);
+pub(crate) const POLL: Duration = Duration::from_millis(200);
 /// Others may write between our look and our change; more often than this is no accident.
-const TRIES: usize = 10;
+pub(crate) const TRIES: usize = 10;
 const TABLE: &str = "cdpipe.dev/table";
 /// The rules as they were before cdpipe changed them.
 const RULES: &str = "cdpipe.dev/rules";
-/// On a Service of one release: the route that uses it.
-const ROUTE: &str = "cdpipe.dev/route";
 
 /// HTTPRoutes or VirtualServices of one namespace of a cluster.
 #[derive(Debug)]
 pub struct WeightedRouter {
     cluster: Arc<Cluster>,
     kind: Kind,
+    /// The DestinationRule whose subsets the releases are; without one each has a Service of its own.
+    pub(crate) destination_rule: Option<String>,
+    /// From what the API server says to what the proxies do, where nobody says that they do it.
+    pub(crate) settle: Duration,
 }
 
 /// What a route is now.
@@ -51,14 +47,18 @@ struct Seen {
 }
 
 impl WeightedRouter {
-    /// HTTPRoutes of the Gateway API. Nothing is asked until it is used.
-    pub fn gateway(cluster: Arc<Cluster>) -> Self {
-        Self { cluster, kind: Kind::HttpRoute }
+    /// How long proxies get by default to do what was written.
+    pub const SETTLE: Duration = Duration::from_secs(1);
+
+    /// HTTPRoutes of the Gateway API. `settle` is how long proxies get to do what was written. Nothing is asked until it is used.
+    pub fn gateway(cluster: Arc<Cluster>, settle: Duration) -> Self {
+        Self { cluster, kind: Kind::HttpRoute, destination_rule: None, settle }
     }
 
-    /// VirtualServices of Istio. Nothing is asked until it is used.
-    pub fn istio(cluster: Arc<Cluster>) -> Self {
-        Self { cluster, kind: Kind::VirtualService }
+    /// VirtualServices of Istio, with the subsets of this DestinationRule if one is named. `settle` is how long proxies get to do what
+    /// was written. Nothing is asked until it is used.
+    pub fn istio(cluster: Arc<Cluster>, destination_rule: Option<String>, settle: Duration) -> Self {
+        Self { cluster, kind: Kind::VirtualService, destination_rule, settle }
     }
 
     fn word(&self) -> &'static str {
@@ -78,12 +78,16 @@ impl WeightedRouter {
         Api::namespaced_with(session.client(), session.namespace(), &resource)
     }
 
+    fn ours<'a>(&self, session: &'a Session<'_>, service: &'a str) -> Ours<'a> {
+        Ours { service, namespace: session.namespace(), subsets: self.destination_rule.is_some() }
+    }
+
     async fn read(&self, session: &Session<'_>, route: &Route) -> Result<Option<Seen>, Fault> {
         let (api, name) = (self.api(session), name(route));
         let what = format!("read the {} {name}", self.word());
         let Some(object) = session.ask(&what, || api.get_opt(&name)).await? else { return Ok(None) };
         let service = manifest::rolling_name(&route.service, None);
-        let ours = Ours { service: &service, namespace: session.namespace() };
+        let ours = self.ours(session, &service);
         let now = object.data["spec"][self.kind.rules()].as_array().cloned().unwrap_or_default();
         let note = |name: &str| object.metadata.annotations.as_ref().and_then(|all| all.get(name));
         let (Some(table), Some(kept)) = (note(TABLE), note(RULES)) else {
@@ -91,8 +95,14 @@ impl WeightedRouter {
         };
         let kept: Option<Vec<Value>> = serde_json::from_str(kept).ok();
         let table: Option<RouteTable> = serde_json::from_str(table).ok();
+        // An earlier run may have been told of a DestinationRule, or of none.
+        let is_what_we_wrote = |kept: &[Value], table: &RouteTable| {
+            [true, false]
+                .into_iter()
+                .any(|subsets| rules::render(self.kind, kept, &Ours { subsets, ..ours }, table) == now)
+        };
         match (kept, table) {
-            (Some(kept), Some(table)) if rules::render(self.kind, &kept, &ours, &table) == now => {
+            (Some(kept), Some(table)) if is_what_we_wrote(&kept, &table) => {
                 Ok(Some(Seen { object, rules: kept, table: Some(table) }))
             }
             // Somebody has applied rules that name the service itself, most likely those of before.
@@ -113,95 +123,6 @@ impl WeightedRouter {
         ))
     }
 
-    /// Has each of these releases a Service of its own, and waits until it has addresses.
-    async fn services(
-        &self,
-        session: &Session<'_>,
-        table: &RouteTable,
-        seen: &Seen,
-        ours: &Ours<'_>,
-    ) -> Result<(), Fault> {
-        let api: Api<Service> = Api::namespaced(session.client(), session.namespace());
-        let mut is_new = false;
-        for entry in &table.entries {
-            let name = ours.of(&entry.release);
-            let target =
-                entry.members.iter().find_map(|member| member.address.rsplit_once(':')?.1.parse().ok());
-            let Some(target) = target else { continue };
-            let port: u16 = rules::port(self.kind, &seen.rules, ours).unwrap_or(target);
-            if session.ask(&format!("read the Service {name}"), || api.get_opt(&name)).await?.is_some() {
-                continue;
-            }
-            let ports = Some((port, target));
-            let mut wanted =
-                manifest::service(&name, &table.route.service, entry.release.as_str(), ports, "");
-            wanted["metadata"]["annotations"] = json!({ROUTE: table.route.object});
-            // Istio takes the protocol from the name.
-            wanted["spec"]["ports"][0]["name"] = json!("http");
-            let (params, patch) = (PatchParams::apply(MANAGER), Patch::Apply(wanted));
-            session.ask(&format!("apply the Service {name}"), || api.patch(&name, &params, &patch)).await?;
-            is_new = true;
-        }
-        self.await_members(session, table, ours).await?;
-        if is_new {
-            // A proxy must know a backend before it is sent there.
-            session.pause(SETTLE).await?;
-        }
-        Ok(())
-    }
-
-    async fn await_members(
-        &self,
-        session: &Session<'_>,
-        table: &RouteTable,
-        ours: &Ours<'_>,
-    ) -> Result<(), Fault> {
-        for entry in &table.entries {
-            let host = |address: &str| {
-                address.rsplit_once(':').map(|(host, _)| host.trim_matches(['[', ']']).to_owned())
-            };
-            let wanted: BTreeSet<String> =
-                entry.members.iter().filter_map(|member| host(&member.address)).collect();
-            let name = ours.of(&entry.release);
-            while !endpoints(session, &name).await?.is_superset(&wanted) {
-                session
-                    .call
-                    .sink
-                    .progress(&format!("the EndpointSlices of {name} have not all addresses yet"));
-                session.pause(POLL).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Deletes Services of releases that no table names any more.
-    async fn prune(
-        &self,
-        session: &Session<'_>,
-        ours: &Ours<'_>,
-        route: &Route,
-        tables: &[Option<&RouteTable>],
-    ) -> Result<(), Fault> {
-        let api: Api<Service> = Api::namespaced(session.client(), session.namespace());
-        let params = ListParams::default().labels(&format!("{SERVICE}={}", route.service));
-        let used: BTreeSet<String> = tables
-            .iter()
-            .flatten()
-            .flat_map(|table| table.entries.iter().map(|entry| ours.of(&entry.release)))
-            .collect();
-        for service in session.ask("list Services", || api.list(&params)).await?.items {
-            let name = service.metadata.name.unwrap_or_default();
-            let is_ours = manifest::is_ours(service.metadata.labels.as_ref())
-                && service.metadata.annotations.as_ref().and_then(|all| all.get(ROUTE))
-                    == route.object.as_ref();
-            if is_ours && !used.contains(&name) {
-                let delete = DeleteParams::default();
-                session.ask_for(&format!("delete the Service {name}"), || api.delete(&name, &delete)).await?;
-            }
-        }
-        Ok(())
-    }
-
     async fn apply_now(
         &self,
         call: Call<'_>,
@@ -211,7 +132,7 @@ impl WeightedRouter {
         let session = self.cluster.session(call).await?;
         let (api, name) = (self.api(&session), name(&wanted.route));
         let service = manifest::rolling_name(&wanted.route.service, None);
-        let ours = Ours { service: &service, namespace: session.namespace() };
+        let ours = self.ours(&session, &service);
         let open = |table: &RouteTable| !table.entries.is_empty();
         let (seen, target) = (seen.filter(|seen| open(seen)), Some(wanted).filter(|wanted| open(wanted)));
         for _ in 0..TRIES {
@@ -233,7 +154,8 @@ impl WeightedRouter {
                 )
                 .help("name the service in one of its rules"));
             }
-            self.services(&session, wanted, &there, &ours).await?;
+            let port = rules::port(self.kind, &there.rules, &ours);
+            self.make_backends(&session, wanted, port, &ours).await?;
             let mut object = there.object.clone();
             object.data["spec"][self.kind.rules()] =
                 json!(rules::render(self.kind, &there.rules, &ours, wanted));
@@ -247,7 +169,7 @@ impl WeightedRouter {
             let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
             let what = format!("write the {} {name}", self.word());
             match session.ask(&what, || api.replace(&name, &params, &object)).await {
-                Ok(_) => return self.prune(&session, &ours, &wanted.route, &[seen, target]).await,
+                Ok(_) => return Ok(()),
                 Err(fault) if fault.kind == "conflict" => session.pause(POLL).await?,
                 Err(fault) => return Err(fault),
             }
@@ -255,21 +177,37 @@ impl WeightedRouter {
         Err(Fault::new("conflict", format!("the {} {name} changes all the time", self.word())).transient())
     }
 
-    /// Waits until each Gateway has said of this very generation that it took it. Istio says nothing of a VirtualService.
+    /// Removes the backends of releases that the route does not name any more. Not before proxies have had the time to hear of it: one
+    /// that still sends to a backend which is gone answers 503.
+    async fn prune(&self, session: &Session<'_>, route: &Route) -> Result<(), Fault> {
+        let table = self.read(session, route).await?.and_then(|seen| seen.table);
+        let service = manifest::rolling_name(&route.service, None);
+        self.prune_backends(session, route, table.as_ref(), &self.ours(session, &service)).await
+    }
+
+    /// Waits until whoever looks after the route has said of this very generation that it took it. Istio says nothing of a
+    /// VirtualService unless it was told to.
     async fn await_taken(&self, session: &Session<'_>, name: &str) -> Result<(), Fault> {
         let api = self.api(session);
         loop {
             let what = format!("read the {} {name}", self.word());
             let Some(object) = session.ask(&what, || api.get_opt(name)).await? else { return Ok(()) };
-            let said = taken(&object.data, object.metadata.generation.unwrap_or(0));
+            let generation = object.metadata.generation.unwrap_or(0);
+            let said = match self.kind {
+                Kind::HttpRoute => taken(&object.data, generation),
+                Kind::VirtualService => reconciled(&object.data, generation),
+            };
             match said {
                 Ok(()) => return Ok(()),
                 Err(why) if session.left() < POLL * 5 => {
                     return Err(Fault::new(
                         "not-routed",
-                        format!("no Gateway has taken the {} {name} in time: {why}", self.word()),
+                        format!("the {} {name} was not taken in time: {why}", self.word()),
                     )
-                    .help(format!("`kubectl get httproute {name} -o yaml` shows its conditions")));
+                    .help(format!(
+                        "`kubectl get {} {name} -o yaml` shows its conditions",
+                        self.word().to_lowercase()
+                    )));
                 }
                 Err(why) => session.call.sink.progress(&why),
             }
@@ -314,6 +252,25 @@ fn taken(data: &Value, generation: i64) -> Result<(), String> {
     Ok(())
 }
 
+/// Whether the proxies have a VirtualService of this generation, as far as Istio says: only one that reports its status says
+/// anything at all.
+fn reconciled(data: &Value, generation: i64) -> Result<(), String> {
+    let conditions = data["status"]["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let Some(condition) = conditions.iter().find(|one| one["type"] == "Reconciled") else { return Ok(()) };
+    // Numbers of 64 bits are strings in what Istio writes.
+    let number = |value: &Value| value.as_i64().or_else(|| value.as_str()?.parse().ok());
+    let of =
+        number(&condition["observedGeneration"]).or_else(|| number(&data["status"]["observedGeneration"]));
+    if of.is_some_and(|of| of < generation) {
+        return Err("Istio has not looked at it yet".to_owned());
+    }
+    if condition["status"] != "True" {
+        let why = condition["message"].as_str().unwrap_or_default();
+        return Err(format!("not every proxy has it: {why}"));
+    }
+    Ok(())
+}
+
 impl Router for WeightedRouter {
     fn observe<'a>(&'a self, call: Call<'a>, route: &'a Route) -> PortResult<'a, Option<RouteTable>> {
         Box::pin(async move {
@@ -336,29 +293,29 @@ impl Router for WeightedRouter {
             let session = self.cluster.session(call).await?;
             if table.entries.is_empty() {
                 // The route is as it was; whether its backends are there is its owner's affair.
-                return session.pause(SETTLE).await;
+                session.pause(self.settle).await?;
+                return self.prune(&session, &table.route).await;
             }
             let service = manifest::rolling_name(&table.route.service, None);
-            let ours = Ours { service: &service, namespace: session.namespace() };
-            self.await_members(&session, table, &ours).await?;
-            if self.kind == Kind::HttpRoute {
-                self.await_taken(&session, &name(&table.route)).await?;
-            }
-            session.pause(SETTLE).await
+            self.await_backends(&session, table, &self.ours(&session, &service)).await?;
+            self.await_taken(&session, &name(&table.route)).await?;
+            session.pause(self.settle).await
         })
     }
 
     fn await_drained<'a>(
         &'a self,
         call: Call<'a>,
-        _route: &'a Route,
+        route: &'a Route,
         _release: &'a ReleaseId,
         _instances: &'a [Instance],
         drain: Duration,
     ) -> PortResult<'a, ()> {
         Box::pin(async move {
+            let session = self.cluster.session(call).await?;
             // Nobody counts requests in flight: they get the whole time.
-            self.cluster.session(call).await?.pause(drain).await
+            session.pause(drain).await?;
+            self.prune(&session, route).await
         })
     }
 
@@ -389,5 +346,19 @@ mod tests {
             said(vec![parent(2, "True"), parent(2, "False")]),
             Err("ResolvedRefs is false: why".into())
         );
+    }
+
+    #[test]
+    fn what_istio_says_of_a_route_counts_only_where_it_says_anything() {
+        let said = |status: Value| reconciled(&json!({"status": status}), 2);
+        assert!(said(json!({})).is_ok());
+        let of = |generation: Value, status: &str| {
+            let condition =
+                json!({"type": "Reconciled", "status": status, "message": "1/2 proxies up to date."});
+            said(json!({"observedGeneration": generation, "conditions": [condition]}))
+        };
+        assert!(of(json!("1"), "True").is_err());
+        assert!(of(json!("2"), "True").is_ok());
+        assert_eq!(of(json!(2), "False"), Err("not every proxy has it: 1/2 proxies up to date.".into()));
     }
 }

@@ -56,9 +56,31 @@ pub(crate) fn what(spec: &ReleaseSpec) -> String {
     format!("{} {} ({})", spec.service, spec.version, spec.id())
 }
 
-/// How many pods the release is to have in this workload, where `count` is what the plan says: what scales itself says it itself.
-pub(crate) fn wanted(spec: &ReleaseSpec, workload: &Workload, count: u32) -> u32 {
-    if given::scales_itself(spec) { workload.replicas() } else { count }
+/// Has a workload that was just read have so many pods. It is no apply: whoever else says how many there are would be in its way.
+async fn scale(session: &Session<'_>, seen: &Workload, count: u32) -> Result<DynamicObject, Fault> {
+    let api = seen.kind.api(session);
+    let patch = Patch::Merge(json!({
+        "metadata": {"resourceVersion": seen.metadata.resource_version},
+        "spec": {"replicas": count},
+    }));
+    let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+    session.ask(&format!("scale the {}", seen.title()), || api.patch(seen.name(), &params, &patch)).await
+}
+
+/// Has a Deployment have at most so many pods; one that is gone has none.
+pub(crate) async fn scale_down(session: &Session<'_>, name: &str, count: u32) -> Result<(), Fault> {
+    let mut last = None;
+    for _ in 0..TRIES {
+        let seen = kind::get(session, Kind::Deployment, name).await?;
+        let Some(seen) = seen.filter(|seen| seen.replicas() > count) else { return Ok(()) };
+        stale(&seen, session.call)?;
+        match scale(session, &seen, count).await {
+            Ok(_) => return Ok(()),
+            Err(fault) if fault.kind == "conflict" => last = Some(fault),
+            Err(fault) => return Err(fault),
+        }
+    }
+    Err(last.unwrap_or_else(|| Fault::new("conflict", format!("the Deployment {name} changes all the time"))))
 }
 
 impl Kubernetes {
@@ -100,11 +122,15 @@ impl Kubernetes {
             }
             let Some(count) = decide(seen.as_ref())? else { return Ok(seen) };
             let foreign = seen.as_ref().filter(|seen| !is_ours(seen.metadata.labels.as_ref()));
-            let result = match (&seen, foreign) {
-                (Some(seen), Some(_)) if given::is_found(spec) && policy.is_none() => {
-                    self.scale(session, seen, count).await
+            let result = match (&seen, foreign, count) {
+                // What was there before cdpipe is scaled, and nothing else of it changes.
+                (Some(seen), Some(_), Count::Exactly(count)) if given::is_found(spec) && policy.is_none() => {
+                    scale(session, seen, count).await
                 }
-                (seen, foreign) => {
+                (Some(_), Some(_), Count::AsItScales) if given::is_found(spec) && policy.is_none() => {
+                    return Ok(seen);
+                }
+                (seen, foreign, count) => {
                     let mut fresh = seen.clone();
                     if let Some(foreign) = foreign {
                         fresh = Some(self.take_over(session, spec, foreign).await?);
@@ -112,11 +138,13 @@ impl Kubernetes {
                     if let (Some(there), Count::AsItScales) = (&fresh, count) {
                         fresh = Some(hand_over(session, there).await?);
                     }
+                    // How many there are may be another's to say: it is written beside the rest only as it is.
+                    let there = fresh.as_ref().map(Workload::replicas);
                     let wanted = Wanted {
                         kind,
                         name,
                         replicas: match count {
-                            Count::Exactly(count) => Some(count),
+                            Count::Exactly(count) => Some(there.unwrap_or(count)),
                             Count::AsItScales => None,
                         },
                         policy,
@@ -127,7 +155,18 @@ impl Kubernetes {
                     let patch = Patch::Apply(manifest::workload(spec, &wanted)?);
                     let mut params = PatchParams::apply(MANAGER);
                     params.force = foreign.is_some();
-                    session.ask(&format!("apply the {title}"), || api.patch(name, &params, &patch)).await
+                    let applied =
+                        session.ask(&format!("apply the {title}"), || api.patch(name, &params, &patch)).await;
+                    match (applied, count) {
+                        (Ok(applied), Count::Exactly(count)) if kind != Kind::DaemonSet => {
+                            let applied = Workload::read(kind, applied)?;
+                            if applied.replicas() == count {
+                                return Ok(Some(applied));
+                            }
+                            scale(session, &applied, count).await
+                        }
+                        (applied, _) => applied,
+                    }
                 }
             };
             match result {
@@ -140,7 +179,12 @@ impl Kubernetes {
     }
 
     /// What was there before cdpipe becomes ours: from now on what is applied is all of its spec.
-    async fn take_over(&self, session: &Session<'_>, spec: &ReleaseSpec, seen: &Workload) -> Result<Workload, Fault> {
+    async fn take_over(
+        &self,
+        session: &Session<'_>,
+        spec: &ReleaseSpec,
+        seen: &Workload,
+    ) -> Result<Workload, Fault> {
         if !self.manifests.adopt.contains(&spec.service) && !given::is_found(spec) {
             return Err(Fault::new(
                 "unmanaged",
@@ -157,22 +201,6 @@ impl Kubernetes {
             .ask(&format!("take over the {}", seen.title()), || api.patch(seen.name(), &params, &patch))
             .await?;
         Workload::read(seen.kind, taken)
-    }
-
-    /// How many there are of what was there before cdpipe; nothing else of it changes.
-    async fn scale(
-        &self,
-        session: &Session<'_>,
-        seen: &Workload,
-        count: Count,
-    ) -> Result<DynamicObject, Fault> {
-        let mut body = json!({"metadata": {"resourceVersion": seen.metadata.resource_version}});
-        if let Count::Exactly(count) = count {
-            body["spec"] = json!({"replicas": count});
-        }
-        let (api, patch) = (seen.kind.api(session), Patch::Merge(body));
-        let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
-        session.ask(&format!("scale the {}", seen.title()), || api.patch(seen.name(), &params, &patch)).await
     }
 }
 

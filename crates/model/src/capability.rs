@@ -90,7 +90,7 @@ pub const ROUTERS: [RouterCapabilities; 7] = [
         sticky_client_address: false,
         observes_drain: false,
         counts_requests: false,
-        preview: false,
+        preview: true,
         targets: &[TargetKind::Kubernetes],
     },
     RouterCapabilities {
@@ -204,16 +204,6 @@ pub fn support(strategy: StrategyKind, target: TargetKind, traffic: Option<Traff
             "the platform rolls by itself; progress is watched and the whole is undone at once",
         ),
         _ => Support::Exact,
-    }
-}
-
-/// Why a canary's instances can't have an `env` of their own on a target, where they can't.
-pub fn canary_env(target: TargetKind) -> Option<&'static str> {
-    match target {
-        TargetKind::Kubernetes => {
-            Some("a release is one Deployment there, and all its pods have one environment")
-        }
-        TargetKind::Local | TargetKind::Docker | TargetKind::Swarm | TargetKind::Hosts => None,
     }
 }
 

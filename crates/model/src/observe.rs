@@ -16,6 +16,10 @@ pub struct Observation {
     pub table: Option<RouteTable>,
     /// The version of what was seen, where the target can fence by it.
     pub fence: Option<u64>,
+    /// How many instances an autoscaler of the platform wants of what serves, where there is one: then so many are wanted, whatever the
+    /// service says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autoscaled: Option<u32>,
 }
 
 /// One release on a target.

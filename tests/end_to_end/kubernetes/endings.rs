@@ -21,7 +21,7 @@ fn ends_as_the_release_deserves(way: Way) {
     assert_ended(&space.run("exits"), 3, &["cannot find my configuration"]);
     is_back("a container that ends");
     let never =
-        space.place.run(["run", "pipeline.cd", "--set", "version=never-healthy", "--set", "within=4s"]);
+        space.place.run(["run", "pipeline.cd", "--set", "version=never-healthy", "--set", "patience=4s"]);
     assert_ended(&never.unwrap(), 3, &["did not become ready in time"]);
     is_back("never ready");
     space.place.write("errors-candidate", "50\n").unwrap();

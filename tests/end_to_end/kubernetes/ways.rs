@@ -28,10 +28,10 @@ pub(crate) const THROUGH_ISTIO: Way =
 fn pipeline(namespace: &str, registry: &str, way: Way) -> String {
     let traffic = way.traffic.replace("istio", "traffic istio { virtual_service = \"web\" }");
     format!(
-        "pipeline ways {{ mode = deployment }}\nparam version: string\nparam within: duration = 90s\n\
+        "pipeline ways {{ mode = deployment }}\nparam version: string\nparam patience: duration = 90s\n\
          environment cluster {{\n  target kubernetes {{ namespace = \"{namespace}\" }}\n  {traffic}\n}}\n\
          service web {{\n  image = \"{registry}/shop:${{version}}\"\n  port = 8080\n  replicas = 2\n  \
-         health http \"/health\" {{ every = 1s, timeout = 2s, within = within }}\n  drain = 1s\n}}\n\
+         health http \"/health\" {{ every = 1s, timeout = 2s, within = patience }}\n  drain = 1s\n}}\n\
          metrics shop {{\n  source command\n  \
          error_rate: percent = 'cat \"errors-$CDPIPE_ROLE\" 2>/dev/null || echo 0'\n}}\n\
          stage release {{\n  deploy web to cluster {{\n    {}\n    watch every 500ms {{\n      \

@@ -57,7 +57,8 @@ impl Space {
 
 #[test]
 fn manifests_are_deployed_as_they_are_given_and_what_comes_with_them_is_there_first() {
-    let Some(space) = Space::given("given", "Deployment", "\n  replicas: 2", "env { ADDED = \"yes\" }", "rolling {}")
+    let Some(space) =
+        Space::given("given", "Deployment", "\n  replicas: 2", "env { ADDED = \"yes\" }", "rolling {}")
     else {
         return;
     };
@@ -76,7 +77,10 @@ fn manifests_are_deployed_as_they_are_given_and_what_comes_with_them_is_there_fi
     assert_eq!(env("COLOR")["valueFrom"]["configMapKeyRef"]["name"], "settings");
     assert_eq!(env("KEPT")["value"], "as-given");
     assert_eq!(env("ADDED")["value"], "yes");
-    assert_eq!(env("CDPIPE_RELEASE")["value"], store["spec"]["template"]["metadata"]["labels"]["cdpipe.dev/release"]);
+    assert_eq!(
+        env("CDPIPE_RELEASE")["value"],
+        store["spec"]["template"]["metadata"]["labels"]["cdpipe.dev/release"]
+    );
     assert_eq!(container["resources"]["requests"]["cpu"], "11m");
     assert_eq!(container["readinessProbe"]["periodSeconds"], 1);
     assert_eq!(store["spec"]["template"]["metadata"]["annotations"]["team"], "shop");
@@ -138,10 +142,18 @@ fn a_daemon_set_rolls_on_each_node_and_goes_back() {
 
 #[test]
 fn a_field_that_somebody_else_manages_is_explained_and_taken_over_only_when_told_to() {
-    let Some(space) = Space::given("conflict", "Deployment", "\n  replicas: 1", "", "rolling {}") else { return };
-    space.kubectl_apply("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings}\ndata: {color: green, other: theirs}\n");
+    let Some(space) = Space::given("conflict", "Deployment", "\n  replicas: 1", "", "rolling {}") else {
+        return;
+    };
+    space.kubectl_apply(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings}\ndata: {color: green, other: theirs}\n",
+    );
     let refused = space.run("1.0");
-    assert_ended(&refused, 1, &["ConfigMap settings", "kubectl-client-side-apply", ".data.color", "adopt = true"]);
+    assert_ended(
+        &refused,
+        1,
+        &["ConfigMap settings", "kubectl-client-side-apply", ".data.color", "adopt = true"],
+    );
     assert_eq!(space.field("configmap/settings", "{.data.color}"), "green");
     assert_eq!(space.field("deployments,pods", "{.items[*].metadata.name}"), "");
     space.edit("pipeline.cd", "drain = 1s", "drain = 1s\n  adopt = true");
@@ -149,7 +161,14 @@ fn a_field_that_somebody_else_manages_is_explained_and_taken_over_only_when_told
     assert_eq!(space.field("configmap/settings", "{.data.color} {.data.other}"), "blue theirs");
     // What is changed by hand between two deploys is noticed.
     let registry = std::env::var("CDPIPE_LAB_REGISTRY").unwrap();
-    space.kubectl(&["-n", &space.name, "set", "image", "deployment/store", &format!("store={registry}/shop:1.2")]);
+    space.kubectl(&[
+        "-n",
+        &space.name,
+        "set",
+        "image",
+        "deployment/store",
+        &format!("store={registry}/shop:1.2"),
+    ]);
     space.serves("1.2", 1);
     assert_ended(&space.run("1.1"), 4, &["Deployment store", "managed by somebody else: kubectl-set"]);
     space.serves("1.2", 1);
@@ -167,7 +186,9 @@ fn theirs() -> String {
 
 #[test]
 fn what_is_there_already_becomes_the_first_stable_and_comes_back_exactly_as_it_was() {
-    let Some(space) = Space::given("adopts", "Deployment", "\n  replicas: 2", "", "rolling {}") else { return };
+    let Some(space) = Space::given("adopts", "Deployment", "\n  replicas: 2", "", "rolling {}") else {
+        return;
+    };
     space.kubectl_apply(&theirs());
     space.serves("1.0", 2);
     let before = space.object("deployment/store");
@@ -211,7 +232,8 @@ fn how_many_there_are_is_for_the_autoscaler_to_say() {
     space.serves("1.0", 2);
     space.kubectl(&["-n", &space.name, "patch", "hpa", "store", "-p", "{\"spec\":{\"minReplicas\":3}}"]);
     space.serves("1.0", 3);
-    let managers = "{range .metadata.managedFields[?(@.manager==\"cdpipe\")]}{.fieldsV1.f:spec.f:replicas}{end}";
+    let managers =
+        "{range .metadata.managedFields[?(@.manager==\"cdpipe\")]}{.fieldsV1.f:spec.f:replicas}{end}";
     assert_eq!(space.field("deployment/store", managers), "");
     // cdpipe's own manifest is what it applies, so it is told the new least too.
     space.edit("k8s/store.yaml", "minReplicas: 2", "minReplicas: 3");
@@ -234,7 +256,9 @@ fn how_many_there_are_is_for_the_autoscaler_to_say() {
 
 #[test]
 fn manifests_on_the_standard_input_are_kept_for_a_run_that_is_taken_up_again() {
-    let Some(space) = Space::given("stdin", "Deployment", "\n  replicas: 2", "", "rolling {}") else { return };
+    let Some(space) = Space::given("stdin", "Deployment", "\n  replicas: 2", "", "rolling {}") else {
+        return;
+    };
     let rendered = std::fs::read_to_string(space.place.work().join("k8s/store.yaml")).unwrap();
     space.service("manifest = \"-\"", "", "rolling {}");
     let start = |text: &str, version: &str| {
@@ -244,8 +268,12 @@ fn manifests_on_the_standard_input_are_kept_for_a_run_that_is_taken_up_again() {
         child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
         child
     };
-    let secret = format!("{rendered}---\napiVersion: v1\nkind: Secret\nmetadata: {{name: s}}\nstringData: {{a: sesame}}\n");
-    for (text, says) in [("", "no manifests on the standard input"), (secret.as_str(), "the values of a Secret")] {
+    let secret = format!(
+        "{rendered}---\napiVersion: v1\nkind: Secret\nmetadata: {{name: s}}\nstringData: {{a: sesame}}\n"
+    );
+    for (text, says) in
+        [("", "no manifests on the standard input"), (secret.as_str(), "the values of a Secret")]
+    {
         assert_ended(&ended(start(text, "1.0")), 2, &[says]);
     }
     assert_ended(&ended(start(&rendered, "1.0")), 0, &[]);
@@ -259,12 +287,17 @@ fn manifests_on_the_standard_input_are_kept_for_a_run_that_is_taken_up_again() {
     let again = space.place.run(["resume"]).unwrap();
     assert_ended(&again, 3, &["did not become ready"]);
     space.serves("1.0", 2);
-    assert_eq!(space.field("deployment/store", "{.spec.template.spec.containers[0].env[?(@.name==\"KEPT\")].value}"), "as-given");
+    assert_eq!(
+        space.field("deployment/store", "{.spec.template.spec.containers[0].env[?(@.name==\"KEPT\")].value}"),
+        "as-given"
+    );
 }
 
 #[test]
 fn a_deployment_of_manifests_stands_side_by_side_too() {
-    let Some(space) = Space::given("beside", "Deployment", "\n  replicas: 2", "", "recreate {}") else { return };
+    let Some(space) = Space::given("beside", "Deployment", "\n  replicas: 2", "", "recreate {}") else {
+        return;
+    };
     assert_ended(&space.run("1.0"), 0, &[]);
     space.serves("1.0", 2);
     assert_ended(&space.run("1.1"), 0, &[]);

@@ -69,7 +69,7 @@ async fn exchange(load: &Load, clock: Clock, connections: &Connections, record: 
     let mut request = Request::builder()
         .method(method)
         .uri(path)
-        .header(HOST, load.target.to_string())
+        .header(HOST, load.host())
         .header(REQUEST_ID_HEADER, request_id(load, record));
     if fresh {
         request = request.header(CONNECTION, "close");

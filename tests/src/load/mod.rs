@@ -39,6 +39,8 @@ pub const LENGTH_LIMIT: Duration = Duration::from_secs(3_600);
 pub struct Load {
     /// Loopback only.
     pub target: SocketAddr,
+    /// What requests name as their host; by default the target's address.
+    pub host: Option<String>,
     /// Arrivals each second, 1 to [`RATE_LIMIT_PER_S`].
     pub rate_per_s: u32,
     /// When arrivals end by themselves, at most [`LENGTH_LIMIT`].
@@ -60,6 +62,7 @@ impl Load {
     pub fn on(target: SocketAddr) -> Self {
         Self {
             target,
+            host: None,
             rate_per_s: 40,
             length: Duration::from_secs(600),
             mix: Mix::every_kind(),
@@ -68,6 +71,10 @@ impl Load {
             in_flight_limit: 2_000,
             idle_limit: 64,
         }
+    }
+
+    fn host(&self) -> String {
+        self.host.clone().unwrap_or_else(|| self.target.to_string())
     }
 
     /// Begins to send, on a thread of its own.

@@ -164,9 +164,13 @@ impl<'b> Checker<'b> {
             && let Some(span) = found.span("replicas")
         {
             self.report(
-                Diagnostic::new(&code::EXCLUSIVE, span, "a DaemonSet has a pod on each node, and no `replicas`")
-                    .also(found.span("workload").unwrap_or(block.head()), "the workload")
-                    .help("leave `replicas` out"),
+                Diagnostic::new(
+                    &code::EXCLUSIVE,
+                    span,
+                    "a DaemonSet has a pod on each node, and no `replicas`",
+                )
+                .also(found.span("workload").unwrap_or(block.head()), "the workload")
+                .help("leave `replicas` out"),
             );
         }
         let words = |expr: Option<Lowered>| match expr {

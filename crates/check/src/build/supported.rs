@@ -6,10 +6,19 @@ use crate::codes::strategies as code;
 use crate::schema::Id;
 use crate::structure::Block;
 use cdpipe_model::capability::{self, RouterCapabilities, Support};
-use cdpipe_model::service::TargetKind;
+use cdpipe_model::service::{TargetKind, TrafficKind};
 use cdpipe_model::strategy::{RouteMatch, Sticky, Strategy, StrategyKind};
 use cdpipe_syntax::Diagnostic;
 use cdpipe_syntax::tree::ExprKind;
+
+/// Whether Kubernetes takes it as the name of a Service.
+fn is_service_name(text: &str) -> bool {
+    let inner = |letter: u8| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == b'-';
+    text.len() <= 63
+        && text.bytes().all(inner)
+        && text.starts_with(|first: char| first.is_ascii_lowercase())
+        && !text.ends_with('-')
+}
 
 impl<'b> Checker<'b> {
     /// Whether target and router can do it; says so if not.
@@ -94,25 +103,25 @@ impl<'b> Checker<'b> {
                 .help(or_choose("preview", target, |router| router.preview)),
             );
         }
-        let (Strategy::Canary(canary), Some(kind)) = (strategy, traffic) else { return };
-        if !canary.env.is_empty()
-            && let Some(why) = capability::canary_env(target)
+        if let (Strategy::BlueGreen(settings), Some(TrafficKind::Service)) = (strategy, traffic)
+            && let Some((host, _)) = settings.preview.as_deref().and_then(|preview| preview.rsplit_once(':'))
+            && !host.is_empty()
+            && !is_service_name(host)
         {
-            let span = blocks().find_map(|block| block.setting("env").map(|setting| setting.span));
-            let child = || blocks().find_map(|block| block.child(Id::Env).map(|env| env.head()));
+            let span = blocks().find_map(|block| block.setting("preview"));
             self.report(
                 Diagnostic::new(
                     &code::REFUSED,
-                    span.or_else(child).unwrap_or(place.head()),
-                    format!("the canary can't have an `env` of its own in `{name}`: {why}"),
+                    span.map_or(place.head(), |setting| setting.span),
+                    format!(
+                        "`preview` names a Service of the cluster, and `{host}` can't be the name of one"
+                    ),
                 )
-                .also(
-                    environment.child(Id::Target).map_or(environment.head(), |block| block.head()),
-                    "this target",
-                )
-                .help("leave it out, or let the service read what differs from a header or a flag"),
+                .also(router_head, "this router")
+                .help("write `\"web-preview:8080\"`, or the port alone"),
             );
         }
+        let (Strategy::Canary(canary), Some(kind)) = (strategy, traffic) else { return };
         let router = capability::router(kind);
         for rule in &canary.rules {
             let (fine, what) = match rule {

@@ -112,7 +112,11 @@ static BLUE_GREEN_BODY: Body = Body::new(
         Setting::new("keep_old", Kind::Duration(0), "How long the old release stays ready after the switch.")
             .default("30s"),
         Setting::new("old", Kind::Enum(&OLD), "What becomes of it then.").default("stop"),
-        Setting::new("preview", Kind::Listen, "Where the candidate can be seen before the switch."),
+        Setting::new(
+            "preview",
+            Kind::Listen,
+            "Where the candidate can be seen before the switch. Behind `traffic service` it names a Service (`\"web-preview:80\"`).",
+        ),
     ],
     &[],
 );

@@ -252,7 +252,15 @@ static HAPROXY: Body = Body::new(
 );
 
 static KUBE_SERVICE: Body = Body::new(
-    &[Setting::new("name", Kind::Str(Form::Plain), "The Service; by default named as the service.")],
+    &[
+        Setting::new("name", Kind::Str(Form::Plain), "The Service; by default named as the service."),
+        Setting::new(
+            "settle",
+            Kind::Duration(0),
+            "How long nodes get to do what the EndpointSlices say, before a switch counts.",
+        )
+        .default("2s"),
+    ],
     &[],
 );
 
@@ -267,17 +275,29 @@ static ISTIO: Body = Body::new(
         Setting::new(
             "destination_rule",
             Kind::Str(Form::Plain),
-            "The DestinationRule, where subsets are used.",
+            "The DestinationRule that has a subset for each release; its host is the Service that the VirtualService names. By default each \
+             release has a Service of its own.",
         ),
+        SETTLE,
     ],
     &[],
 );
 
 static GATEWAY: Body = Body::new(
-    &[Setting::new("http_route", Kind::Str(Form::Plain), "The HTTPRoute whose backends are changed.")
-        .required()],
+    &[
+        Setting::new("http_route", Kind::Str(Form::Plain), "The HTTPRoute whose backends are changed.")
+            .required(),
+        SETTLE,
+    ],
     &[],
 );
+
+const SETTLE: Setting = Setting::new(
+    "settle",
+    Kind::Duration(0),
+    "How long proxies get to do what was written, before a change counts.",
+)
+.default("1s");
 
 static REPLICAS: Body = Body::new(&[], &[]);
 

@@ -1,7 +1,6 @@
 //! The target `kubernetes` and the routers of a cluster.
 
 use super::{Site, each_step};
-use crate::failure::{self, Failure};
 use cdpipe_kubernetes::{Cluster, Kubernetes, Manifests, ServiceRouter, Source, WeightedRouter};
 use cdpipe_model::Value;
 use cdpipe_model::plan::StepKind;
@@ -10,6 +9,7 @@ use cdpipe_model::service::{Environment, TrafficSpec, Workload};
 use cdpipe_model::strategy::Strategy;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The cluster of an environment.
 pub(crate) fn cluster_of(environment: &Environment, base: &Path) -> Cluster {
@@ -57,33 +57,27 @@ fn manifests(environment: &Environment, site: &Site<'_>) -> Manifests {
     found
 }
 
-pub(super) fn service(environment: &Environment, site: &Site<'_>) -> Arc<dyn Router> {
-    trust();
-    Arc::new(ServiceRouter::new(cluster(environment, site)))
+/// How long proxies get to do what was written.
+fn settle(traffic: &TrafficSpec, default: Duration) -> Duration {
+    let ms = traffic.settings.get("settle").and_then(Value::magnitude);
+    ms.map_or(default, |ms| Duration::try_from_secs_f64(ms / 1000.0).unwrap_or(default))
 }
 
-pub(super) fn gateway(environment: &Environment, site: &Site<'_>) -> Arc<dyn Router> {
+pub(super) fn service(environment: &Environment, traffic: &TrafficSpec, site: &Site<'_>) -> Arc<dyn Router> {
     trust();
-    Arc::new(WeightedRouter::gateway(cluster(environment, site)))
+    Arc::new(ServiceRouter::new(cluster(environment, site), settle(traffic, ServiceRouter::SETTLE)))
 }
 
-pub(super) fn istio(
-    environment: &Environment,
-    traffic: &TrafficSpec,
-    site: &Site<'_>,
-) -> Result<Arc<dyn Router>, Failure> {
-    if traffic.settings.contains_key("destination_rule") {
-        return Err(Failure::new(
-            &failure::CANNOT_RUN,
-            format!(
-                "environment `{}` names a `destination_rule`, and this version of cdpipe makes no subsets",
-                environment.name
-            ),
-        )
-        .help("leave it out: each release gets a Service of its own, and the VirtualService names those"));
-    }
+pub(super) fn gateway(environment: &Environment, traffic: &TrafficSpec, site: &Site<'_>) -> Arc<dyn Router> {
     trust();
-    Ok(Arc::new(WeightedRouter::istio(cluster(environment, site))))
+    Arc::new(WeightedRouter::gateway(cluster(environment, site), settle(traffic, WeightedRouter::SETTLE)))
+}
+
+pub(super) fn istio(environment: &Environment, traffic: &TrafficSpec, site: &Site<'_>) -> Arc<dyn Router> {
+    trust();
+    let rule = traffic.settings.get("destination_rule").and_then(Value::as_str).map(str::to_owned);
+    let settle = settle(traffic, WeightedRouter::SETTLE);
+    Arc::new(WeightedRouter::istio(cluster(environment, site), rule, settle))
 }
 
 /// The library that speaks to API servers looks for the process's own TLS provider.

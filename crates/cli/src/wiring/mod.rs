@@ -129,9 +129,9 @@ fn router(
         TrafficKind::Haproxy => routers::haproxy(environment, traffic, site).map(Some),
         // The platform's own names find every ready instance; there is nobody to be told.
         TrafficKind::Replicas => Ok(None),
-        TrafficKind::Service => Ok(Some(kubernetes::service(environment, site))),
-        TrafficKind::Gateway => Ok(Some(kubernetes::gateway(environment, site))),
-        TrafficKind::Istio => kubernetes::istio(environment, traffic, site).map(Some),
+        TrafficKind::Service => Ok(Some(kubernetes::service(environment, traffic, site))),
+        TrafficKind::Gateway => Ok(Some(kubernetes::gateway(environment, traffic, site))),
+        TrafficKind::Istio => Ok(Some(kubernetes::istio(environment, traffic, site))),
     }
 }
 

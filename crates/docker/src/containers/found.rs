@@ -286,7 +286,7 @@ impl Containers {
                 instances,
             });
         }
-        Ok(Observation { releases: observed, unmanaged, table: None, fence: None })
+        Ok(Observation { releases: observed, unmanaged, table: None, fence: None, autoscaled: None })
     }
 
     /// Those that should serve, and whether they may.

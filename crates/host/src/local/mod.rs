@@ -224,7 +224,7 @@ impl Local {
                 instances,
             });
         }
-        Ok(Observation { releases, unmanaged: Vec::new(), table: None, fence: None })
+        Ok(Observation { releases, unmanaged: Vec::new(), table: None, fence: None, autoscaled: None })
     }
 
     /// The release as it is kept here.

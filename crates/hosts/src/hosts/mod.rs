@@ -275,7 +275,7 @@ impl Hosts {
             .into_iter()
             .map(|(release, lists)| ObservedRelease { instances: spread::in_order(lists), ..release })
             .collect();
-        Ok(Observation { releases, unmanaged, table: None, fence: None })
+        Ok(Observation { releases, unmanaged, table: None, fence: None, autoscaled: None })
     }
 
     /// How many instances of a release run on each machine that is there, and whether it wants the artifact.

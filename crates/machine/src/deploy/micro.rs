@@ -178,7 +178,7 @@ pub(super) fn sequence<'a>(
             None => Vec::new(),
         },
         ProgramStep::Preview { open } => {
-            let Some(table) = preview_table(spec, deploy, *open) else { return Vec::new() };
+            let Some(table) = preview_table(plan, spec, deploy, *open) else { return Vec::new() };
             let observe = ActionKind::Observe {
                 environment: environment(),
                 service: spec.service.name.clone(),

@@ -87,11 +87,26 @@ pub(super) fn table_for(
     Some(RouteTable { route, entries, rules, sticky })
 }
 
+/// Where the preview is. A router with a listener opens another one; a Service is an object of its own, which the address names.
+fn preview_route(plan: &Plan, spec: &Deploy, listen: &str) -> Option<Route> {
+    let route = spec.service.route.clone()?;
+    let kind = environment(plan, spec)?.traffic.as_ref()?.kind;
+    let object = (kind == TrafficKind::Service).then(|| {
+        let name = listen.rsplit_once(':').map_or("", |(name, _)| name);
+        if name.is_empty() { format!("{}-preview", route.service) } else { name.to_owned() }
+    });
+    Some(Route { listen: Some(listen.to_owned()), object, ..route })
+}
+
 /// The table of the preview: the candidate alone, or closed.
-pub(super) fn preview_table(spec: &Deploy, deploy: &DeployState, open: bool) -> Option<RouteTable> {
+pub(super) fn preview_table(
+    plan: &Plan,
+    spec: &Deploy,
+    deploy: &DeployState,
+    open: bool,
+) -> Option<RouteTable> {
     let Strategy::BlueGreen(settings) = &spec.strategy else { return None };
-    let listen = settings.preview.clone()?;
-    let route = Route { listen: Some(listen), object: None, ..spec.service.route.clone()? };
+    let route = preview_route(plan, spec, settings.preview.as_deref()?)?;
     if !open {
         return Some(RouteTable::closed(route));
     }

@@ -89,6 +89,9 @@ pub(crate) fn roll_policy(strategy: &Strategy, wanted: u32, undo: bool) -> RollP
 
 /// The program that brings the candidate in. No steps means that it serves already.
 pub fn program(inputs: &Inputs<'_>) -> Program {
+    // Who scales is followed, not fought.
+    let replicas = inputs.seen.autoscaled.unwrap_or(inputs.replicas);
+    let inputs = &Inputs { replicas, ..*inputs };
     let candidate_id = inputs.candidate.id();
     let stable = stable_of(inputs.seen, &candidate_id);
     let mut program = Program {

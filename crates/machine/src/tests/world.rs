@@ -147,6 +147,7 @@ impl World {
                 unmanaged: Vec::new(),
                 table: self.table.clone(),
                 fence: None,
+                autoscaled: None,
             }))),
             ActionKind::Ensure { release, count, canary_env, .. } => {
                 done(Answer::Instances(self.ensure(release, *count, !canary_env.is_empty())))

@@ -78,7 +78,13 @@ impl Target for SimTarget {
                             ail(release, |measure| given.measured(node, side, measure));
                         }
                     }
-                    Ok(Observation { releases: observed, unmanaged: Vec::new(), table: None, fence: None })
+                    Ok(Observation {
+                        releases: observed,
+                        unmanaged: Vec::new(),
+                        table: None,
+                        fence: None,
+                        autoscaled: None,
+                    })
                 })
                 .await
         })
