@@ -14,6 +14,8 @@ mod edge;
 mod endings;
 #[path = "kubernetes/killed.rs"]
 mod killed;
+#[path = "kubernetes/pipelines.rs"]
+mod pipelines;
 #[path = "kubernetes/reach.rs"]
 mod reach;
 #[path = "kubernetes/routes.rs"]
@@ -24,6 +26,8 @@ mod space;
 mod trouble;
 #[path = "kubernetes/ways.rs"]
 mod ways;
+#[path = "kubernetes/workloads.rs"]
+mod workloads;
 
 use cdpipe_tests::deployed::comes_true;
 use space::{LONG, Space, assert_ended};
@@ -122,6 +126,18 @@ fn strategies_take_each_others_place() {
     space.serves("1.0", 4);
     assert_ended(&space.place.run(["down", "pipeline.cd"]).unwrap(), 0, &[]);
     assert_eq!(space.field("deployments,pods", "{.items[*].metadata.name}"), "");
+}
+
+impl Space {
+    /// Has the pipeline end in these stages.
+    fn stages(&self, stages: &str) {
+        let text = std::fs::read_to_string(self.place.work().join("pipeline.cd")).unwrap();
+        let (head, _) = text.split_once("stage ").unwrap();
+        let registry = std::env::var("CDPIPE_LAB_REGISTRY").unwrap();
+        let stages =
+            stages.replace("@BUSYBOX@", &format!("image = \"{registry}/busybox:1\", environment = cluster"));
+        self.place.write("pipeline.cd", format!("{head}{stages}")).unwrap();
+    }
 }
 
 #[test]

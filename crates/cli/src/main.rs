@@ -26,6 +26,7 @@ mod preview;
 mod render;
 mod saved;
 mod state;
+mod stdin;
 mod targets;
 mod testing;
 mod times;

@@ -4,7 +4,7 @@ use crate::failure::{self, Failure};
 use crate::render::{self, Counts, Found};
 use crate::ui::Ui;
 use crate::wiring::each_step_mut;
-use crate::{files, load};
+use crate::{files, load, stdin};
 use cdpipe_check::Inputs;
 use cdpipe_model::Value;
 use cdpipe_model::plan::{Plan, StepKind};
@@ -47,6 +47,7 @@ pub(crate) fn plan(path: &str, inputs: &Inputs, ui: &Ui) -> Result<Option<Planne
     ui.note(&render::text::render(&found, ui.err));
     match result {
         Ok(mut plan) => {
+            stdin::pin(&mut plan)?;
             pin(path, &mut plan)?;
             let texts = checked.sources.iter().map(|(_, source)| source.text.clone()).collect();
             Ok(Some(Planned { plan, texts }))

@@ -96,7 +96,6 @@ async fn program_of(
             .map_err(|error| Fault::new("known-later", format!("`{expr}` is known only later: {error}")))
     };
     let spec = release::release_spec(plan, deploy, &eval)?;
-    let replicas = release::replicas(deploy, &eval)?;
     let environment = plan
         .environments
         .get(&deploy.environment)
@@ -141,6 +140,7 @@ async fn program_of(
         )
         .help("remove it, or say `adopt = true` in the service"));
     }
+    let replicas = release::wanted(deploy, &spec, &seen, &eval)?;
     let inputs = strategy::Inputs { deploy, environment, candidate: &spec, replicas, seen: &seen };
     Ok((strategy::program(&inputs), seen))
 }

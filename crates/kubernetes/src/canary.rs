@@ -2,15 +2,16 @@
 //! labels of the release. It ends with the promotion.
 
 use crate::client::Session;
-use crate::found::{Found, label, template};
+use crate::found::{Found, label};
+use crate::given;
+use crate::kind::{self, Kind, Workload};
 use crate::manifest::{self, MANAGER, RELEASE, SPEC, Wanted};
 use crate::steps::delete;
 use crate::target::Kubernetes;
-use crate::workload::{deployments, name_of, replicas, stale};
+use crate::workload::stale;
 use cdpipe_model::ports::expose;
 use cdpipe_model::release::ReleaseSpec;
 use cdpipe_model::{Fault, Value};
-use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Api;
@@ -28,14 +29,20 @@ pub(crate) fn is_canary(meta: &ObjectMeta) -> bool {
     label(meta, CANARY).is_some()
 }
 
-/// Whether a Deployment makes the pods of a canary.
-pub(crate) fn makes(deployment: &Deployment) -> bool {
-    template(deployment).and_then(|template| template.metadata.as_ref()).is_some_and(is_canary)
+/// Whether a workload makes the pods of a canary.
+pub(crate) fn makes(workload: &Workload) -> bool {
+    workload.template.metadata.as_ref().is_some_and(is_canary)
 }
 
-/// How many of these pods a Deployment made.
-pub(crate) fn made_by<'a>(deployment: &Deployment, pods: impl Iterator<Item = &'a Pod>) -> usize {
-    pods.filter(|pod| label(&pod.metadata, manifest::WORKLOAD) == Some(name_of(deployment))).count()
+/// How many of these pods of a release a workload made.
+pub(crate) fn made_by<'a>(
+    workload: &Workload,
+    spec: &ReleaseSpec,
+    pods: impl Iterator<Item = &'a Pod>,
+) -> usize {
+    // What was there before cdpipe has no label of ours, and is one workload.
+    let is_found = given::is_found(spec);
+    pods.filter(|pod| is_found || label(&pod.metadata, manifest::WORKLOAD) == Some(workload.name())).count()
 }
 
 fn name(spec: &ReleaseSpec) -> String {
@@ -48,7 +55,7 @@ fn deployment(
     dressed: &ReleaseSpec,
     wanted: &Wanted<'_>,
 ) -> Result<serde_json::Value, Fault> {
-    let mut made = manifest::deployment(dressed, wanted)?;
+    let mut made = manifest::workload(dressed, wanted)?;
     let release = spec.id();
     let text = serde_json::to_string(spec)
         .map_err(|error| Fault::new("internal", format!("a release cannot be written down: {error}")))?;
@@ -79,7 +86,7 @@ impl Kubernetes {
         count: u32,
         extra: &BTreeMap<String, Value>,
     ) -> Result<(), Fault> {
-        let (api, name) = (deployments(session), name(spec));
+        let (api, name) = (Kind::Deployment.api(session), name(spec));
         let mut dressed = spec.clone();
         dressed.env.extend(extra.iter().map(|(name, value)| (name.clone(), value.clone())));
         let mut values = BTreeMap::new();
@@ -96,17 +103,18 @@ impl Kubernetes {
                 .await?;
         }
         for _ in 0..TRIES {
-            let seen = session.ask(&format!("read the Deployment {name}"), || api.get_opt(&name)).await?;
+            let seen = kind::get(session, Kind::Deployment, &name).await?;
             if let Some(seen) = &seen {
                 stale(seen, session.call)?;
             }
             let wanted = Wanted {
+                kind: Kind::Deployment,
                 name: &name,
-                replicas: seen.as_ref().map_or(0, replicas).max(count),
+                replicas: Some(seen.as_ref().map_or(0, Workload::replicas).max(count)),
                 policy: None,
                 retain: 1,
                 epoch: session.call.epoch,
-                resource_version: seen.and_then(|seen| seen.metadata.resource_version),
+                seen: seen.as_ref(),
             };
             let (params, patch) =
                 (PatchParams::apply(MANAGER), Patch::Apply(deployment(spec, &dressed, &wanted)?));
@@ -127,10 +135,10 @@ impl Kubernetes {
         spec: &ReleaseSpec,
         found: &Found,
     ) -> Result<(), Fault> {
-        let Some(canary) = found.of(&spec.id()).find(|one| makes(one)) else { return Ok(()) };
+        let Some(canary) = found.of(spec).find(|one| makes(one)) else { return Ok(()) };
         stale(canary, session.call)?;
-        let (name, params) = (name_of(canary), DeleteParams::default());
-        delete(session, name).await?;
+        let (name, params) = (canary.name(), DeleteParams::default());
+        delete(session, Kind::Deployment, name).await?;
         let secrets: Api<Secret> = Api::namespaced(session.client(), session.namespace());
         session
             .ask_for(&format!("delete the Secret {name}"), || secrets.delete(name, &params))
@@ -165,8 +173,15 @@ mod tests {
             .env
             .insert("B".to_owned(), Value::Secret(SecretText(vec![SecretPart::Secret("token".to_owned())])));
         let name = name(&spec);
-        let wanted =
-            Wanted { name: &name, replicas: 1, policy: None, retain: 1, epoch: 1, resource_version: None };
+        let wanted = Wanted {
+            kind: Kind::Deployment,
+            name: &name,
+            replicas: Some(1),
+            policy: None,
+            retain: 1,
+            epoch: 1,
+            seen: None,
+        };
         let made = deployment(&spec, &dressed, &wanted).unwrap();
         let template = &made["spec"]["template"];
         assert_eq!(template["metadata"]["labels"][RELEASE], json!(spec.id().as_str()));

@@ -1,10 +1,13 @@
-//! What a release is on a cluster: a Deployment, and a Secret where it has secrets.
+//! What a release is on a cluster: a workload, and a Secret where it has secrets.
 
+use crate::given::{self, Document};
+use crate::kind::{Kind, Workload};
+use crate::{adopt, found};
 use cdpipe_model::release::{Artifact, ReleaseSpec};
 use cdpipe_model::service::{Health, HealthCheck, HealthKind};
 use cdpipe_model::strategy::RollPolicy;
-use cdpipe_model::{Fault, ReleaseId, ServiceName, Value};
-use serde_json::{Map, json};
+use cdpipe_model::{Fault, ServiceName, Value};
+use serde_json::{Map, Value as Json, json};
 use std::collections::BTreeMap;
 
 /// Who applies.
@@ -19,6 +22,8 @@ pub(crate) const WORKLOAD: &str = "cdpipe.dev/workload";
 pub(crate) const SPEC: &str = "cdpipe.dev/spec";
 /// Annotation: the epoch of the lock under which it was written last.
 pub(crate) const EPOCH: &str = "cdpipe.dev/epoch";
+/// Annotation: what was there before cdpipe took it over, as a release.
+pub(crate) const ADOPTED: &str = "cdpipe.dev/adopted";
 const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 const CONTAINER: &str = "app";
 /// Longest time a pod goes on serving after it was told to end, so that whoever still sends to it hears of it.
@@ -48,84 +53,203 @@ pub(crate) fn ours(service: &ServiceName) -> BTreeMap<String, String> {
 
 /// How many, how, and on what condition.
 pub(crate) struct Wanted<'a> {
+    pub(crate) kind: Kind,
     pub(crate) name: &'a str,
-    pub(crate) replicas: u32,
+    /// `None` leaves it to whatever scales the workload.
+    pub(crate) replicas: Option<u32>,
     pub(crate) policy: Option<&'a RollPolicy>,
     pub(crate) retain: u32,
     pub(crate) epoch: u64,
-    pub(crate) resource_version: Option<String>,
+    /// What is there of that name.
+    pub(crate) seen: Option<&'a Workload>,
 }
 
-/// The Deployment as it is applied.
+/// The workload as it is applied.
 ///
 /// # Errors
-/// `artifact-unfit` if the service is not made from an image; `internal`.
-pub(crate) fn deployment(spec: &ReleaseSpec, wanted: &Wanted<'_>) -> Result<serde_json::Value, Fault> {
-    let release = spec.id();
-    let ours = |more: &[(&str, &str)]| -> Map<String, serde_json::Value> {
-        let fixed = [(MANAGED_BY, MANAGER), (SERVICE, spec.service.as_str()), (RELEASE, release.as_str())];
-        let pairs = fixed.iter().chain(more).map(|(name, value)| ((*name).to_owned(), json!(value)));
-        pairs.collect()
+/// `artifact-unfit` if no pods can be made from the release; `internal`.
+pub(crate) fn workload(spec: &ReleaseSpec, wanted: &Wanted<'_>) -> Result<Json, Fault> {
+    let document = given::document(spec)?;
+    let mut manifest = match &document {
+        Some(document) if given::is_found(spec) => as_it_was(document),
+        Some(document) => from_document(spec, document, wanted)?,
+        None => from_image(spec, wanted)?,
     };
-    let mut labels = ours(&[(WORKLOAD, wanted.name)]);
-    if let Some(Value::Map(given)) = spec.extra.get("labels") {
-        for (name, value) in given {
-            labels.entry(name.clone()).or_insert_with(|| json!(value.to_string()));
-        }
+    manifest["metadata"]["name"] = json!(wanted.name);
+    manifest["metadata"]["annotations"][EPOCH] = json!(wanted.epoch.to_string());
+    if let Some(replicas) = wanted.replicas.filter(|_| wanted.kind != Kind::DaemonSet) {
+        manifest["spec"]["replicas"] = json!(replicas);
     }
-    let drain_s = spec.drain_ms.div_ceil(1000);
-    let pause_s = drain_s.min(LONGEST_PAUSE_S);
-    let text = serde_json::to_string(spec)
-        .map_err(|error| Fault::new("internal", format!("a release cannot be written down: {error}")))?;
-    let mut pod = json!({"containers": [container(spec, &release, pause_s)?], "terminationGracePeriodSeconds": drain_s + pause_s});
-    if drain_s == 0 {
-        pod["terminationGracePeriodSeconds"] = json!(1);
-    }
-    let within_s = spec.health.iter().map(|health| health.within_ms).max().unwrap_or(60_000).div_ceil(1000);
-    let monitor_s = wanted.policy.map_or(0, |policy| policy.monitor_ms.div_ceil(1000));
-    let strategy = wanted.policy.map_or_else(
-        || json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}),
-        |policy| json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": policy.max_surge, "maxUnavailable": policy.max_unavailable}}),
-    );
-    let mut manifest = json!({
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {
-            "name": wanted.name,
-            "labels": ours(&[]),
-            "annotations": {EPOCH: wanted.epoch.to_string()},
-        },
-        "spec": {
-            "replicas": wanted.replicas,
-            "revisionHistoryLimit": wanted.retain,
-            "minReadySeconds": monitor_s,
-            "progressDeadlineSeconds": within_s.max(1) + monitor_s,
-            "selector": {"matchLabels": {SERVICE: spec.service.as_str(), WORKLOAD: wanted.name}},
-            "strategy": strategy,
-            "template": {"metadata": {"labels": labels, "annotations": {SPEC: text}}, "spec": pod},
-        },
-    });
-    if let Some(version) = &wanted.resource_version {
+    if let Some(version) = wanted.seen.and_then(|seen| seen.metadata.resource_version.as_ref()) {
         manifest["metadata"]["resourceVersion"] = json!(version);
     }
     Ok(manifest)
 }
 
-fn container(spec: &ReleaseSpec, release: &ReleaseId, pause_s: u64) -> Result<serde_json::Value, Fault> {
+/// What was there before cdpipe: its template has nothing of ours, so that it is the same template.
+fn as_it_was(document: &Document) -> Json {
+    let mut manifest = document.workload.clone();
+    manifest["metadata"] = json!({});
+    manifest
+}
+
+fn from_image(spec: &ReleaseSpec, wanted: &Wanted<'_>) -> Result<Json, Fault> {
+    let drain_s = spec.drain_ms.div_ceil(1000);
+    let pause_s = drain_s.min(LONGEST_PAUSE_S);
     let Artifact::Image { reference, digest, args } = &spec.artifact else {
         return Err(Fault::new(
             "artifact-unfit",
-            format!(
-                "{} is not made from an `image`, and this version makes no pods from anything else",
-                spec.service
-            ),
+            format!("{} is made from a command, and pods are made from images", spec.service),
         )
-        .help("give the service an `image`"));
+        .help("give the service an `image` or a `manifest`"));
     };
-    let image = match digest {
+    let mut container = container(spec)?;
+    container["name"] = json!(CONTAINER);
+    container["image"] = json!(match digest {
         Some(digest) => format!("{}@{digest}", reference.split('@').next().unwrap_or(reference)),
         None => reference.clone(),
+    });
+    if !args.is_empty() {
+        container["args"] = json!(args);
+    }
+    if let Some(port) = spec.port {
+        container["ports"] = json!([{"containerPort": port}]);
+    }
+    if pause_s > 0 {
+        container["lifecycle"] = json!({"preStop": {"sleep": {"seconds": pause_s}}});
+    }
+    let grace_s = if drain_s == 0 { 1 } else { drain_s + pause_s };
+    let pod = json!({"containers": [container], "terminationGracePeriodSeconds": grace_s});
+    let mut manifest = json!({
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"labels": marks(spec, None)},
+        "spec": {
+            "revisionHistoryLimit": wanted.retain,
+            "minReadySeconds": monitor_s(wanted),
+            "progressDeadlineSeconds": within_s(spec) + monitor_s(wanted),
+            "strategy": rolling_update(wanted.policy.map_or((1, 0), |policy| (policy.max_surge, policy.max_unavailable))),
+            "template": {"metadata": {}, "spec": pod},
+        },
+    });
+    mark(&mut manifest, spec, wanted, json!({"matchLabels": {}}))?;
+    Ok(manifest)
+}
+
+/// What a user wrote, with what cdpipe puts into it.
+fn from_document(spec: &ReleaseSpec, document: &Document, wanted: &Wanted<'_>) -> Result<Json, Fault> {
+    let mut manifest = document.workload.clone();
+    for (name, value) in marks(spec, None) {
+        manifest["metadata"]["labels"][name] = value;
+    }
+    let template = given::template(document, spec, &container(spec)?)?;
+    let own = &mut manifest["spec"];
+    own["template"] = template;
+    let mut set = |field: &str, value: Json| {
+        if own.get(field).is_none() {
+            own[field] = value;
+        }
     };
+    set("revisionHistoryLimit", json!(wanted.retain));
+    if wanted.kind == Kind::Deployment {
+        set("progressDeadlineSeconds", json!(within_s(spec) + monitor_s(wanted)));
+    }
+    if monitor_s(wanted) > 0 {
+        own["minReadySeconds"] = json!(monitor_s(wanted));
+    }
+    if let Some(policy) = wanted.policy {
+        let (surge, unavailable) = (policy.max_surge, policy.max_unavailable);
+        match wanted.kind {
+            Kind::Deployment => own["strategy"] = rolling_update((surge, unavailable)),
+            // It takes one or the other.
+            Kind::DaemonSet if unavailable > 0 => own["updateStrategy"] = rolling_update((0, unavailable)),
+            Kind::DaemonSet => own["updateStrategy"] = rolling_update((surge.max(1), 0)),
+            Kind::StatefulSet => {
+                // From the last pod to the first, all of them; a pod has a name of its own, so none can be there twice.
+                own["updateStrategy"] = json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 0}});
+                if unavailable > 1 {
+                    own["updateStrategy"]["rollingUpdate"]["maxUnavailable"] = json!(unavailable);
+                }
+            }
+        }
+    }
+    let selector = own["selector"].take();
+    mark(&mut manifest, spec, wanted, selector)?;
+    Ok(manifest)
+}
+
+fn rolling_update((surge, unavailable): (u32, u32)) -> Json {
+    json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge, "maxUnavailable": unavailable}})
+}
+
+fn within_s(spec: &ReleaseSpec) -> u64 {
+    spec.health.iter().map(|health| health.within_ms).max().unwrap_or(60_000).div_ceil(1000).max(1)
+}
+
+fn monitor_s(wanted: &Wanted<'_>) -> u64 {
+    wanted.policy.map_or(0, |policy| policy.monitor_ms.div_ceil(1000))
+}
+
+/// Our labels; of a template with the workload that it belongs to.
+fn marks(spec: &ReleaseSpec, workload: Option<&str>) -> Map<String, Json> {
+    let release = spec.id();
+    let fixed = [(MANAGED_BY, MANAGER), (SERVICE, spec.service.as_str()), (RELEASE, release.as_str())];
+    let pairs = fixed.into_iter().chain(workload.map(|name| (WORKLOAD, name)));
+    pairs.map(|(name, value)| (name.to_owned(), json!(value))).collect()
+}
+
+/// Puts labels and annotations on the template, and a selector that finds it: that of what is there, since none can be changed, or
+/// `selector` with ours.
+fn mark(manifest: &mut Json, spec: &ReleaseSpec, wanted: &Wanted<'_>, selector: Json) -> Result<(), Fault> {
+    let selector = match wanted.seen {
+        Some(seen) => seen.spec["selector"].clone(),
+        None => {
+            let mut selector = selector;
+            selector["matchLabels"][SERVICE] = json!(spec.service.as_str());
+            selector["matchLabels"][WORKLOAD] = json!(wanted.name);
+            selector
+        }
+    };
+    let metadata = &mut manifest["spec"]["template"]["metadata"];
+    let mut labels = marks(spec, Some(wanted.name));
+    let matched = selector["matchLabels"].as_object().cloned().unwrap_or_default();
+    for (name, value) in
+        matched.into_iter().chain(metadata["labels"].as_object().cloned().unwrap_or_default())
+    {
+        labels.entry(name).or_insert(value);
+    }
+    if let Some(Value::Map(given)) = spec.extra.get("labels") {
+        for (name, value) in given {
+            labels.entry(name.clone()).or_insert_with(|| json!(value.to_string()));
+        }
+    }
+    // The same release keeps its template to the letter, or its pods would be replaced by the same.
+    let same = wanted.seen.filter(|seen| found::release_of(&seen.template).as_ref() == Some(&spec.id()));
+    let kept =
+        same.and_then(|seen| seen.template.metadata.as_ref()?.annotations.as_ref()?.get(SPEC).cloned());
+    let text = match kept {
+        Some(kept) => kept,
+        None => serde_json::to_string(spec)
+            .map_err(|error| Fault::new("internal", format!("a release cannot be written down: {error}")))?,
+    };
+    metadata["labels"] = Json::Object(labels);
+    metadata["annotations"][SPEC] = json!(text);
+    manifest["spec"]["selector"] = selector;
+    if let Some(seen) = wanted.seen {
+        let before = match is_ours(seen.metadata.labels.as_ref()) {
+            true => seen.annotation(ADOPTED).map(str::to_owned),
+            false => Some(adopt::text(&spec.service, spec.platform_name.as_deref(), seen)?),
+        };
+        if let Some(before) = before {
+            manifest["metadata"]["annotations"][ADOPTED] = json!(before);
+        }
+    }
+    Ok(())
+}
+
+/// What the pipeline says of the container, whatever its image.
+fn container(spec: &ReleaseSpec) -> Result<Json, Fault> {
+    let release = spec.id();
     let mut env = vec![
         json!({"name": "CDPIPE_RELEASE", "value": release.as_str()}),
         json!({"name": "CDPIPE_SERVICE", "value": spec.service.as_str()}),
@@ -138,16 +262,7 @@ fn container(spec: &ReleaseSpec, release: &ReleaseId, pause_s: u64) -> Result<se
             plain => json!({"name": name, "value": plain.to_string()}),
         });
     }
-    let mut container = json!({"name": CONTAINER, "image": image, "env": env});
-    if !args.is_empty() {
-        container["args"] = json!(args);
-    }
-    if let Some(port) = spec.port {
-        container["ports"] = json!([{"containerPort": port}]);
-    }
-    if pause_s > 0 {
-        container["lifecycle"] = json!({"preStop": {"sleep": {"seconds": pause_s}}});
-    }
+    let mut container = json!({"env": env});
     for health in &spec.health {
         let field = match health.kind {
             HealthKind::Ready => "readinessProbe",
@@ -158,10 +273,44 @@ fn container(spec: &ReleaseSpec, release: &ReleaseId, pause_s: u64) -> Result<se
     if let Some(resources) = resources(spec) {
         container["resources"] = resources;
     }
+    if let Some(Value::List(words)) = spec.extra.get("entrypoint") {
+        container["command"] = words.iter().map(|word| json!(word.to_string())).collect();
+    }
+    if let Some(folder) = spec.extra.get("workdir") {
+        container["workingDir"] = json!(folder.to_string());
+    }
+    if let Some(context) = user(spec)? {
+        container["securityContext"] = context;
+    }
     Ok(container)
 }
 
-fn probe(spec: &ReleaseSpec, health: &Health) -> Result<serde_json::Value, Fault> {
+/// Who the container runs as, if the pipeline says it.
+///
+/// # Errors
+/// `artifact-unfit` if it is no number: the cluster does not look into images.
+pub(crate) fn user(spec: &ReleaseSpec) -> Result<Option<Json>, Fault> {
+    let Some(user) = spec.extra.get("user") else { return Ok(None) };
+    let text = user.to_string();
+    let (user, group) =
+        text.split_once(':').map_or((text.as_str(), None), |(user, group)| (user, Some(group)));
+    let number = |part: &str| {
+        part.parse::<u32>().map_err(|_| {
+            Fault::new(
+                "artifact-unfit",
+                format!("`user` of {} is `{text}`, and Kubernetes knows users by number", spec.service),
+            )
+            .help("write `user = \"1000\"` or `user = \"1000:1000\"`")
+        })
+    };
+    let mut context = json!({"runAsUser": number(user)?});
+    if let Some(group) = group {
+        context["runAsGroup"] = json!(number(group)?);
+    }
+    Ok(Some(context))
+}
+
+fn probe(spec: &ReleaseSpec, health: &Health) -> Result<Json, Fault> {
     let port = || {
         spec.port.ok_or_else(|| {
             Fault::new("port-missing", format!("the health check of {} needs a port", spec.service))
@@ -184,7 +333,7 @@ fn probe(spec: &ReleaseSpec, health: &Health) -> Result<serde_json::Value, Fault
     Ok(probe)
 }
 
-fn resources(spec: &ReleaseSpec) -> Option<serde_json::Value> {
+fn resources(spec: &ReleaseSpec) -> Option<Json> {
     let Some(Value::Map(given)) = spec.extra.get("resources") else { return None };
     let mut found = json!({});
     for (name, part, resource) in [
@@ -202,7 +351,7 @@ fn resources(spec: &ReleaseSpec) -> Option<serde_json::Value> {
 }
 
 /// The Secret of a release; `values` are those of the variables that hold secrets.
-pub(crate) fn secret(spec: &ReleaseSpec, values: &BTreeMap<String, String>) -> serde_json::Value {
+pub(crate) fn secret(spec: &ReleaseSpec, values: &BTreeMap<String, String>) -> Json {
     json!({
         "apiVersion": "v1",
         "kind": "Secret",
@@ -221,7 +370,7 @@ pub(crate) fn service(
     release: &str,
     ports: Option<(u16, u16)>,
     table: &str,
-) -> serde_json::Value {
+) -> Json {
     let mut manifest = json!({
         "apiVersion": "v1",
         "kind": "Service",

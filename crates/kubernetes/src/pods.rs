@@ -2,9 +2,7 @@
 
 use crate::client::Session;
 use crate::found::{is_live, is_ready};
-use crate::manifest::{RELEASE, SERVICE};
 use cdpipe_host::Masker;
-use cdpipe_model::release::ReleaseSpec;
 use cdpipe_model::{Fault, ReleaseId};
 use k8s_openapi::api::core::v1::{ContainerState, Event, Pod};
 use kube::Api;
@@ -146,11 +144,6 @@ pub(crate) async fn too_slow(
         fault = fault.details(words(session, masker, name).await);
     }
     fault.help("look at what the instances say, or give them more time with `within` of `health`")
-}
-
-/// The pods of this release.
-pub(crate) fn of_release(spec: &ReleaseSpec) -> ListParams {
-    ListParams::default().labels(&format!("{SERVICE}={},{RELEASE}={}", spec.service, spec.id()))
 }
 
 /// When pods are looked at while their Deployment does not get on: soon at first, then less often. What the Deployment itself says is

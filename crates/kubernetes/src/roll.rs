@@ -1,20 +1,25 @@
-//! The Deployment that the platform rolls by itself.
+//! The workload that the platform rolls by itself.
 
 use crate::client::Session;
 use crate::follow::{Follow, Seen};
-use crate::found::{self, Found, fence, instances, release_of, template};
-use crate::manifest;
-use crate::pods::{self, Pace, Patience, of_release};
+use crate::found::{self, fence, has, instances, is_ready};
+use crate::given;
+use crate::kind::{self, KINDS, Kind, Workload, progress};
+use crate::pods::{self, Pace, Patience};
 use crate::scale;
 use crate::steps::delete;
 use crate::target::Kubernetes;
-use crate::workload::{deployments, name_of, of_service, replicas, stale, what};
+use crate::workload::{Count, of_service, stale, what};
 use cdpipe_model::Fault;
 use cdpipe_model::observe::Instance;
 use cdpipe_model::ports::Call;
 use cdpipe_model::release::ReleaseSpec;
 use cdpipe_model::strategy::RollPolicy;
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::api::{DeleteParams, Preconditions};
+use std::time::Duration;
+use tokio::time::Instant;
 
 impl Kubernetes {
     pub(crate) async fn roll_now(
@@ -27,89 +32,113 @@ impl Kubernetes {
     ) -> Result<Vec<Instance>, Fault> {
         let session = self.cluster.session(call).await?;
         self.apply_secret(&session, spec).await?;
-        let name = manifest::rolling_name(&spec.service, spec.platform_name.as_deref());
-        let id = spec.id();
-        let all = Found::read(&session, &spec.service).await?.deployments;
-        let named: Vec<&Deployment> = all.iter().filter(|one| name_of(one) == name).collect();
-        let is_scaled = scale::wanted(&session, named).await?.is_some();
+        self.apply_companions(&session, spec).await?;
+        let (kind, name) = given::place(spec)?;
+        let named = kind::get(&session, kind, &name).await?;
+        let is_scaled = scale::wanted(&session, named.iter().collect()).await?.is_some();
+        let count_of = |there: Option<&Workload>| match given::scales_itself(spec) {
+            true => Count::AsItScales,
+            false if is_scaled && there.is_some() => Count::AsItScales,
+            false => Count::Exactly(count),
+        };
         let applied = self
-            .apply(&session, spec, &name, Some(policy), |there| {
-                let Some(there) = there else { return Ok(Some(count)) };
-                let ours = release_of(template(there)).as_ref() == Some(&id);
-                if !ours && seen.is_some_and(|seen| seen != fence(there)) {
+            .apply(&session, spec, (kind, &name), Some(policy), |there| {
+                if let Some(there) = there
+                    && !has(there, spec)
+                    && seen.is_some_and(|seen| seen != fence(there))
+                {
                     return Err(Fault::new(
                         "moved",
-                        format!("someone else has changed the Deployment {name} since it was looked at"),
+                        format!("someone else has changed the {} since it was looked at", there.title()),
                     )
                     .help("see who did (`kubectl rollout history`), then run again"));
                 }
-                Ok(Some(if is_scaled { replicas(there) } else { count }))
+                Ok(Some(count_of(there)))
             })
             .await?;
-        let instances = self.await_rolled(&session, spec, &name, applied.as_ref().map(fence)).await?;
-        Self::end_others(&session, spec, &name).await?;
+        let roll = Roll { spec, kind, name: &name, policy, applied: applied.as_ref().map(fence) };
+        let instances = self.await_rolled(&session, &roll).await?;
+        Self::end_others(&session, spec, (kind, &name)).await?;
         Ok(instances)
     }
 
     /// Another strategy may have left Deployments of single releases: what rolls has taken their place.
-    async fn end_others(session: &Session<'_>, spec: &ReleaseSpec, name: &str) -> Result<(), Fault> {
-        let (api, params) = (deployments(session), of_service(&spec.service));
-        let all = session.ask("list Deployments", || api.list(&params)).await?.items;
-        for other in all.iter().filter(|one| name_of(one) != name && replicas(one) > 0) {
-            stale(other, session.call)?;
-            delete(session, name_of(other)).await?;
+    async fn end_others(
+        session: &Session<'_>,
+        spec: &ReleaseSpec,
+        (kind, name): (Kind, &str),
+    ) -> Result<(), Fault> {
+        let params = of_service(&spec.service);
+        for other_kind in KINDS {
+            let api = other_kind.api(session);
+            let listed = session.ask(&format!("list {}s", other_kind.as_str()), || api.list(&params)).await;
+            let listed = match listed {
+                Ok(listed) => listed.items,
+                // Who may see the one kind only has no other.
+                Err(fault) if fault.kind == "forbidden" && other_kind != kind => continue,
+                Err(fault) => return Err(fault),
+            };
+            for other in listed {
+                let other = Workload::read(other_kind, other)?;
+                let is_it = other_kind == kind && other.name() == name;
+                if !is_it && other.replicas() > 0 {
+                    stale(&other, session.call)?;
+                    delete(session, other_kind, other.name()).await?;
+                }
+            }
         }
         Ok(())
     }
 
-    /// Waits until the Deployment has this release and no other pods.
-    async fn await_rolled(
-        &self,
-        session: &Session<'_>,
-        spec: &ReleaseSpec,
-        name: &str,
-        applied: Option<u64>,
-    ) -> Result<Vec<Instance>, Fault> {
-        let (id, mine) = (spec.id(), of_release(spec));
-        let gone = || Fault::new("moved", format!("the Deployment {name} was deleted while it was rolling"));
-        let (mut follow, mut pace) = (Follow::<Deployment>::new(session, name), Pace::default());
+    /// Waits until the workload has this release and no other pods.
+    async fn await_rolled(&self, session: &Session<'_>, roll: &Roll<'_>) -> Result<Vec<Instance>, Fault> {
+        let (spec, id) = (roll.spec, roll.spec.id());
+        let title = format!("{} {}", roll.kind.as_str(), roll.name);
+        let gone = || Fault::new("moved", format!("the {title} was deleted while it was rolling"));
+        let (mut follow, mut pace) = (Follow::new(session, roll.kind, roll.name), Pace::default());
         let Seen::As(mut there) = follow.read(session).await? else { return Err(gone()) };
         let mut patience = Patience::default();
         let mut told = String::new();
+        let mut moved_on = Instant::now();
         loop {
             stale(&there, session.call)?;
-            if release_of(template(&there)).as_ref() != Some(&id)
-                || applied.is_some_and(|applied| applied != fence(&there))
-            {
+            let others = !given::is_found(spec) && !has(&there, spec);
+            if others || roll.applied.is_some_and(|applied| applied != fence(&there)) {
                 return Err(Fault::new(
                     "moved",
-                    format!("someone else has changed the Deployment {name} while it was rolling"),
+                    format!("someone else has changed the {title} while it was rolling"),
                 )
                 .help("see who did (`kubectl rollout history`), then run again"));
             }
             // An autoscaler may change its mind meanwhile.
-            let count = replicas(&there);
+            let count = there.replicas();
             let progress = progress(&there, count);
             if progress.done {
-                return Ok(instances(&found::pods(session, &mine).await?, spec));
+                return Ok(instances(&found::pods_of(session, spec).await?, spec));
             }
             if told != progress.text {
                 session.call.sink.progress(&progress.text);
                 told = progress.text;
                 pace.gets_on();
+                moved_on = Instant::now();
             }
             if let Some(why) = patience.refused(progress.refused) {
                 return Err(Fault::new("not-ready", format!("{} gets no pods: {why}", what(spec)))
                     .help("a quota or an admission rule stands in the way; `kubectl describe replicaset` shows more"));
             }
+            // Only a Deployment has a deadline of its own.
+            let late = roll.kind != Kind::Deployment && moved_on.elapsed() >= roll.within();
             // What keeps it from getting on only its pods tell.
-            if progress.too_slow || pace.is_over() {
-                let pods = found::pods(session, &mine).await?;
+            if progress.too_slow || late || pace.is_over() {
+                let pods = found::pods_of(session, spec).await?;
                 if let Some(hopeless) = patience.judge(&pods, &id, 0) {
                     return Err(pods::not_ready(session, &self.masker, &what(spec), &hopeless).await);
                 }
-                if progress.too_slow {
+                if progress.too_slow || late {
                     return Err(pods::too_slow(session, &self.masker, &what(spec), &id, &pods, count).await);
+                }
+                if roll.kind == Kind::StatefulSet {
+                    Self::end_broken(session, &there, spec).await?;
                 }
                 pace.looked();
             }
@@ -120,39 +149,48 @@ impl Kubernetes {
             }
         }
     }
+
+    /// A StatefulSet waits for a pod that is not ready, also where it is one of another release that never will be: its controller
+    /// does not replace it, so we end it.
+    async fn end_broken(session: &Session<'_>, there: &Workload, spec: &ReleaseSpec) -> Result<(), Fault> {
+        let pods = found::pods(session, &of_service(&spec.service)).await?;
+        let owner = there.metadata.uid.as_ref();
+        let broken = pods.iter().filter(|pod| {
+            pod.metadata.owner_references.iter().flatten().any(|one| Some(&one.uid) == owner)
+                && pod.metadata.deletion_timestamp.is_none()
+                && !found::belongs(pod, spec)
+                && !is_ready(pod)
+                && pods::hopeless(pod).is_some()
+        });
+        let api: Api<Pod> = Api::namespaced(session.client(), session.namespace());
+        for pod in broken {
+            let name = pod.metadata.name.as_deref().unwrap_or_default();
+            let preconditions = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
+            let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+            match session.ask_for(&format!("end the pod {name}"), || api.delete(name, &params)).await {
+                // It is another one by now.
+                Err(fault) if fault.kind != "conflict" => return Err(fault),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
 }
 
-/// How far the controller of a Deployment says it is.
-pub(crate) struct Progress {
-    pub(crate) done: bool,
-    too_slow: bool,
-    /// Pods can't be made.
-    pub(crate) refused: Option<String>,
-    text: String,
+/// What is rolled, and how.
+struct Roll<'a> {
+    spec: &'a ReleaseSpec,
+    kind: Kind,
+    name: &'a str,
+    policy: &'a RollPolicy,
+    applied: Option<u64>,
 }
 
-pub(crate) fn progress(deployment: &Deployment, count: u32) -> Progress {
-    let wanted = i32::try_from(count).unwrap_or(i32::MAX);
-    let status = deployment.status.clone().unwrap_or_default();
-    let seen = status.observed_generation.unwrap_or(0) >= deployment.metadata.generation.unwrap_or(0);
-    let number = |count: Option<i32>| count.unwrap_or(0);
-    let (updated, all, available) =
-        (number(status.updated_replicas), number(status.replicas), number(status.available_replicas));
-    let condition = |kind: &str, value: &str| {
-        let conditions = status.conditions.iter().flatten();
-        seen.then(|| conditions.into_iter().find(|one| one.type_ == kind && one.status == value)).flatten()
-    };
-    let refused = condition("ReplicaFailure", "True")
-        .map(|one| one.message.clone().unwrap_or_else(|| one.reason.clone().unwrap_or_default()));
-    let too_slow = condition("Progressing", "False")
-        .is_some_and(|one| one.reason.as_deref() == Some("ProgressDeadlineExceeded"));
-    Progress {
-        done: seen && updated == wanted && all == wanted && available == wanted,
-        too_slow,
-        refused,
-        text: format!(
-            "{updated} of {count} pods are new, {available} serve, {} are old",
-            (all - updated).max(0)
-        ),
+impl Roll<'_> {
+    /// How long nothing may change.
+    fn within(&self) -> Duration {
+        let within = self.spec.health.iter().map(|health| health.within_ms).max().unwrap_or(60_000);
+        let drain = self.spec.drain_ms;
+        Duration::from_millis(within + drain + self.policy.monitor_ms)
     }
 }

@@ -5,11 +5,11 @@
 //! Deployment and go with it.
 
 use crate::client::Session;
+use crate::given;
+use crate::kind::Workload;
 use crate::manifest::{self, MANAGER, RELEASE, SERVICE, WORKLOAD};
-use crate::workload::{name_of, replicas};
 use cdpipe_model::Fault;
 use cdpipe_model::release::ReleaseSpec;
-use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -17,6 +17,14 @@ use kube::Api;
 use kube::api::{ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+
+const DEPLOYMENT: &str = "Deployment";
+
+/// The Deployment that would roll.
+fn rolling(spec: &ReleaseSpec) -> String {
+    let place = given::place(spec).map(|(_, name)| name);
+    place.unwrap_or_else(|_| manifest::rolling_name(&spec.service, spec.platform_name.as_deref()))
+}
 
 fn autoscalers(session: &Session<'_>) -> Api<HorizontalPodAutoscaler> {
     Api::namespaced(session.client(), session.namespace())
@@ -27,29 +35,26 @@ async fn all(session: &Session<'_>) -> Result<Vec<HorizontalPodAutoscaler>, Faul
     Ok(session.ask("list HorizontalPodAutoscalers", || api.list(&params)).await?.items)
 }
 
-/// The Deployment that an autoscaler scales.
-fn scaled(autoscaler: &HorizontalPodAutoscaler) -> Option<&str> {
+/// The workload of this kind that an autoscaler scales.
+fn scaled<'a>(autoscaler: &'a HorizontalPodAutoscaler, kind: &str) -> Option<&'a str> {
     let target = &autoscaler.spec.as_ref()?.scale_target_ref;
-    (target.kind == "Deployment").then_some(target.name.as_str())
+    (target.kind == kind).then_some(target.name.as_str())
 }
 
-/// Whether an autoscaler scales one of these Deployments, and to how many then: none of those that have no pods, which are left alone.
+/// Whether an autoscaler scales one of these workloads, and to how many then: none of those that have no pods, which are left alone.
 ///
 /// # Errors
 /// If the cluster can't be asked.
-pub(crate) async fn wanted(
-    session: &Session<'_>,
-    deployments: Vec<&Deployment>,
-) -> Result<Option<u32>, Fault> {
-    let running: Vec<&Deployment> = deployments.into_iter().filter(|one| replicas(one) > 0).collect();
+pub(crate) async fn wanted(session: &Session<'_>, workloads: Vec<&Workload>) -> Result<Option<u32>, Fault> {
+    let running: Vec<&Workload> = workloads.into_iter().filter(|one| one.replicas() > 0).collect();
     if running.is_empty() {
         return Ok(None);
     }
     let all = all(session).await?;
     Ok(running
         .into_iter()
-        .filter(|one| all.iter().any(|each| scaled(each) == Some(name_of(one))))
-        .map(replicas)
+        .filter(|one| all.iter().any(|each| scaled(each, one.kind.as_str()) == Some(one.name())))
+        .map(Workload::replicas)
         .max())
 }
 
@@ -64,7 +69,7 @@ fn is_release(text: &str) -> bool {
 }
 
 /// Name, labels and owner of a copy.
-fn copied(meta: &ObjectMeta, spec: &ReleaseSpec, owner: &Deployment) -> Value {
+fn copied(meta: &ObjectMeta, spec: &ReleaseSpec, owner: &Workload) -> Value {
     let (release, name) = (spec.id(), meta.name.as_deref().unwrap_or_default());
     let mut labels = manifest::ours(&spec.service);
     labels.insert(RELEASE.to_owned(), release.to_string());
@@ -77,18 +82,19 @@ fn copied(meta: &ObjectMeta, spec: &ReleaseSpec, owner: &Deployment) -> Value {
 
 /// A copy of the autoscaler of another Deployment of this service, for this one. `None` where there is nothing to copy, or the user's
 /// own scales it already.
-fn copy_of(all: &[HorizontalPodAutoscaler], spec: &ReleaseSpec, owner: &Deployment) -> Option<Value> {
-    let rolling = manifest::rolling_name(&spec.service, spec.platform_name.as_deref());
+fn copy_of(all: &[HorizontalPodAutoscaler], spec: &ReleaseSpec, owner: &Workload) -> Option<Value> {
+    let rolling = rolling(spec);
     let mut users =
         all.iter().filter(|one| !manifest::is_ours(one.metadata.labels.as_ref())).collect::<Vec<_>>();
     users.sort_by_key(|one| one.metadata.name.as_deref());
-    if users.iter().any(|one| scaled(one) == Some(name_of(owner))) {
+    if users.iter().any(|one| scaled(one, DEPLOYMENT) == Some(owner.name())) {
         return None;
     }
-    let source =
-        users.into_iter().find(|one| scaled(one).is_some_and(|name| is_of_service(name, &rolling)))?;
+    let source = users
+        .into_iter()
+        .find(|one| scaled(one, DEPLOYMENT).is_some_and(|name| is_of_service(name, &rolling)))?;
     let mut wanted = source.spec.clone()?;
-    wanted.scale_target_ref.name = name_of(owner).to_owned();
+    wanted.scale_target_ref.name = owner.name().to_owned();
     Some(json!({
         "apiVersion": "autoscaling/v2",
         "kind": "HorizontalPodAutoscaler",
@@ -99,8 +105,8 @@ fn copy_of(all: &[HorizontalPodAutoscaler], spec: &ReleaseSpec, owner: &Deployme
 
 /// Copies of the disruption budgets that name another release or Deployment of this service. One that covers the new pods by itself is
 /// not copied: a pod with two budgets can't be evicted at all.
-fn budgets_of(all: &[PodDisruptionBudget], spec: &ReleaseSpec, owner: &Deployment) -> Vec<Value> {
-    let rolling = manifest::rolling_name(&spec.service, spec.platform_name.as_deref());
+fn budgets_of(all: &[PodDisruptionBudget], spec: &ReleaseSpec, owner: &Workload) -> Vec<Value> {
+    let rolling = rolling(spec);
     let release = spec.id();
     let named = |budget: &&PodDisruptionBudget| -> Option<BTreeMap<String, String>> {
         let mut labels = budget.spec.as_ref()?.selector.as_ref()?.match_labels.clone()?;
@@ -110,7 +116,7 @@ fn budgets_of(all: &[PodDisruptionBudget], spec: &ReleaseSpec, owner: &Deploymen
         if !ours || !(workload || one) {
             return None;
         }
-        for (label, value) in [(WORKLOAD, name_of(owner)), (RELEASE, release.as_str())] {
+        for (label, value) in [(WORKLOAD, owner.name()), (RELEASE, release.as_str())] {
             if let Some(there) = labels.get_mut(label) {
                 value.clone_into(there);
             }
@@ -121,8 +127,7 @@ fn budgets_of(all: &[PodDisruptionBudget], spec: &ReleaseSpec, owner: &Deploymen
     let covers = |budget: &PodDisruptionBudget| {
         let selector = budget.spec.as_ref().and_then(|spec| spec.selector.as_ref());
         let labels = selector.and_then(|selector| selector.match_labels.as_ref());
-        let known =
-            [(SERVICE, spec.service.as_str()), (WORKLOAD, name_of(owner)), (RELEASE, release.as_str())];
+        let known = [(SERVICE, spec.service.as_str()), (WORKLOAD, owner.name()), (RELEASE, release.as_str())];
         labels.is_some_and(|labels| {
             labels.iter().all(|(label, value)| known.contains(&(label.as_str(), value.as_str())))
         })
@@ -151,7 +156,7 @@ fn budgets_of(all: &[PodDisruptionBudget], spec: &ReleaseSpec, owner: &Deploymen
 ///
 /// # Errors
 /// If the cluster can't be asked or refuses them.
-pub(crate) async fn copy(session: &Session<'_>, spec: &ReleaseSpec, owner: &Deployment) -> Result<(), Fault> {
+pub(crate) async fn copy(session: &Session<'_>, spec: &ReleaseSpec, owner: &Workload) -> Result<(), Fault> {
     let params = PatchParams::apply(MANAGER).force();
     if let Some(copy) = copy_of(&all(session).await?, spec, owner) {
         let (api, name) =
@@ -190,9 +195,11 @@ mod tests {
         }
     }
 
-    fn owner() -> Deployment {
+    fn owner() -> Workload {
         let name = manifest::side_name(&spec());
-        serde_json::from_value(json!({"metadata": {"name": name, "uid": "u1"}})).unwrap()
+        let template = json!({"metadata": {}, "spec": {"containers": []}});
+        let object = json!({"metadata": {"name": name, "uid": "u1"}, "spec": {"template": template}});
+        Workload::read(crate::kind::Kind::Deployment, serde_json::from_value(object).unwrap()).unwrap()
     }
 
     fn autoscaler(name: &str, of: &str) -> HorizontalPodAutoscaler {
@@ -214,7 +221,7 @@ mod tests {
         );
         assert!(copy_of(&[autoscaler("hpa", "web")], &spec(), &owner()).is_some());
         assert!(
-            copy_of(&[autoscaler("a", "web"), autoscaler("hpa", name_of(&owner()))], &spec(), &owner())
+            copy_of(&[autoscaler("a", "web"), autoscaler("hpa", owner().name())], &spec(), &owner())
                 .is_none()
         );
         assert!(copy_of(&[autoscaler("not", "website")], &spec(), &owner()).is_none());
@@ -229,7 +236,7 @@ mod tests {
         let copies = |labels: Value| budgets_of(&[budget(labels)], &spec(), &owner());
         assert!(copies(json!({SERVICE: "web"})).is_empty());
         assert!(copies(json!({SERVICE: "other", RELEASE: "0123456789ab"})).is_empty());
-        assert!(copies(json!({WORKLOAD: name_of(&owner())})).is_empty());
+        assert!(copies(json!({WORKLOAD: owner().name()})).is_empty());
         let release = spec().id();
         let made = copies(json!({SERVICE: "web", RELEASE: "0123456789ab"}));
         assert_eq!(

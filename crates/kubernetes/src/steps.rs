@@ -3,19 +3,19 @@
 use crate::canary::{self, made_by};
 use crate::client::Session;
 use crate::follow::{Follow, Seen};
-use crate::found::{self, Found, instances, is_live, release_of, template};
+use crate::found::{self, Found, belongs, has, instances};
+use crate::given;
+use crate::kind::{Kind, Workload, progress};
 use crate::manifest;
-use crate::pods::{self, Pace, Patience, of_release};
-use crate::roll::progress;
+use crate::pods::{self, Pace, Patience};
 use crate::scale;
 use crate::target::{Kubernetes, POLL};
-use crate::workload::{deployments, name_of, of_service, replicas, scale_down, stale, what};
+use crate::workload::{Count, of_service, scale_down, stale, what};
 use cdpipe_model::observe::Instance;
 use cdpipe_model::ports::Call;
 use cdpipe_model::release::ReleaseSpec;
 use cdpipe_model::strategy::OldRelease;
-use cdpipe_model::{Fault, ReleaseId, ServiceName, Value};
-use k8s_openapi::api::apps::v1::Deployment;
+use cdpipe_model::{Fault, ServiceName, Value};
 use k8s_openapi::api::core::v1::{Pod, Secret, Service};
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams};
@@ -34,25 +34,28 @@ impl Kubernetes {
     ) -> Result<Vec<Instance>, Fault> {
         let session = self.cluster.session(call).await?;
         self.apply_secret(&session, spec).await?;
-        let found = Found::read(&session, &spec.service).await?;
-        let id = spec.id();
+        self.apply_companions(&session, spec).await?;
+        // The workload that rolls may have this release: then it is healed there.
+        let (kind, name) = self.place_of(&session, spec).await?;
         if !extra.is_empty() {
             self.ensure_canary(&session, spec, count, extra).await?;
-            return Ok(Found::read(&session, &spec.service).await?.instances(spec));
+            return Ok(instances(&found::pods_of(&session, spec).await?, spec));
         }
-        // The Deployment that rolls may have this release: then it is healed there.
-        let mut ours = found.of(&id).filter(|one| !canary::makes(one));
-        let name = ours.next().map_or_else(|| manifest::side_name(spec), |one| name_of(one).to_owned());
         let applied = self
-            .apply(&session, spec, &name, None, |there| {
-                let has = there.map_or(0, replicas);
-                Ok(Some(has.max(count)))
+            .apply(&session, spec, (kind, &name), None, |there| {
+                let has = there.map_or(0, Workload::replicas);
+                Ok(Some(match given::scales_itself(spec) && (has > 0 || kind == Kind::DaemonSet) {
+                    true => Count::AsItScales,
+                    false => Count::Exactly(has.max(count)),
+                }))
             })
             .await?;
-        if let Some(applied) = applied.filter(|_| name == manifest::side_name(spec)) {
+        if let Some(applied) =
+            applied.filter(|_| kind == Kind::Deployment && name == manifest::side_name(spec))
+        {
             scale::copy(&session, spec, &applied).await?;
         }
-        Ok(Found::read(&session, &spec.service).await?.instances(spec))
+        Ok(instances(&found::pods_of(&session, spec).await?, spec))
     }
 
     pub(crate) async fn await_ready_now(
@@ -63,11 +66,11 @@ impl Kubernetes {
         may_fail: u32,
     ) -> Result<Vec<Instance>, Fault> {
         let session = self.cluster.session(call).await?;
-        let (mine, id) = (of_release(spec), spec.id());
+        let id = spec.id();
         let within = spec.health.iter().map(|health| health.within_ms).max().unwrap_or(60_000);
         let ends = Instant::now() + Duration::from_millis(within);
-        let name = deployment_of(&session, spec).await?;
-        let (mut follow, mut pace) = (Follow::<Deployment>::new(&session, &name), Pace::default());
+        let (kind, name) = self.place_of(&session, spec).await?;
+        let (mut follow, mut pace) = (Follow::new(&session, kind, &name), Pace::default());
         let mut there = follow.read(&session).await?;
         let mut patience = Patience::default();
         let mut told = String::new();
@@ -76,22 +79,26 @@ impl Kubernetes {
             Seen::Gone | Seen::Same => false,
         };
         let given = count;
-        // Of how many readiness was told by the Deployment when its pods were looked at last.
+        // Of how many readiness was told by the workload when its pods were looked at last.
         let mut looked_at = None;
         loop {
             let (said, has, why) = match &there {
-                Seen::As(one) => (ready_replicas(one), replicas(one), progress(one, 0).refused),
+                Seen::As(one) => (one.ready(), one.replicas(), progress(one, 0).refused),
                 Seen::Gone | Seen::Same => (0, 0, None),
             };
             // An autoscaler may have said meanwhile that fewer are enough.
-            let count = if is_scaled && has > 0 { given.min(has) } else { given };
+            let count = match given::scales_itself(spec) {
+                true if has > 0 => has,
+                false if is_scaled && has > 0 => given.min(has),
+                _ => given,
+            };
             let enough = count.saturating_sub(may_fail);
             // Pods of a canary are another Deployment's.
             let may_be_enough = said >= enough.min(has.max(1));
             let is_late = Instant::now() >= ends;
             if looked_at.is_none() || is_late || pace.is_over() || (may_be_enough && looked_at != Some(said))
             {
-                let pods = found::pods(&session, &mine).await?;
+                let pods = found::pods_of(&session, spec).await?;
                 let found = instances(&pods, spec);
                 let ready = found.iter().filter(|instance| instance.ready).count();
                 if ready >= enough as usize {
@@ -124,6 +131,15 @@ impl Kubernetes {
         }
     }
 
+    /// The workload that has this release: its own, or the one that rolls.
+    async fn place_of(&self, session: &Session<'_>, spec: &ReleaseSpec) -> Result<(Kind, String), Fault> {
+        let (found, _) = self.found(session, &spec.service, spec.platform_name.as_deref()).await?;
+        match found.of(spec).find(|one| !canary::makes(one)) {
+            Some(one) => Ok((one.kind, one.name().to_owned())),
+            None => beside(spec),
+        }
+    }
+
     pub(crate) async fn stop_now(
         &self,
         call: Call<'_>,
@@ -133,24 +149,23 @@ impl Kubernetes {
         retain: u32,
     ) -> Result<Vec<Instance>, Fault> {
         let session = self.cluster.session(call).await?;
-        let found = Found::read(&session, &spec.service).await?;
-        let id = spec.id();
-        for deployment in found.of(&id) {
-            stale(deployment, call)?;
+        let (found, _) = self.found(&session, &spec.service, spec.platform_name.as_deref()).await?;
+        for workload in found.of(spec) {
+            stale(workload, call)?;
         }
         if !going.is_empty() && old.is_none() {
             return self.shrink(&session, spec, &found, going).await;
         }
         self.end_canary(&session, spec, &found).await?;
-        let ours = found.of(&id).filter(|one| !canary::makes(one));
-        let names: Vec<String> = ours.map(|one| name_of(one).to_owned()).collect();
+        let ours = found.of(spec).filter(|one| !canary::makes(one));
+        let places: Vec<(Kind, String)> = ours.map(|one| (one.kind, one.name().to_owned())).collect();
         let remove = old == Some(OldRelease::Remove);
-        for name in &names {
-            if remove {
-                delete(&session, name).await?;
+        for (kind, name) in &places {
+            if remove || *kind == Kind::DaemonSet {
+                delete(&session, *kind, name).await?;
             } else {
-                self.apply(&session, spec, name, None, |there| {
-                    Ok(there.filter(|there| replicas(there) > 0).map(|_| 0))
+                self.apply(&session, spec, (*kind, name), None, |there| {
+                    Ok(there.filter(|there| there.replicas() > 0).map(|_| Count::Exactly(0)))
                 })
                 .await?;
             }
@@ -159,7 +174,7 @@ impl Kubernetes {
         if remove {
             delete_secret(&session, spec).await?;
         }
-        prune(&session, &spec.service, &id, retain).await?;
+        prune(&session, spec, retain).await?;
         Ok(Vec::new())
     }
 
@@ -186,25 +201,27 @@ impl Kubernetes {
             let name = pod.metadata.name.as_deref().unwrap_or_default();
             going.iter().any(|instance| instance.id.as_str() == name)
         };
-        let id = spec.id();
-        for one in found.of(&id) {
-            let has = made_by(one, found.pods.iter().filter(|pod| is_live(pod, &id)));
-            let stay = has.saturating_sub(made_by(one, found.pods.iter().filter(is_going)));
+        let mut left = there.len().saturating_sub(going.len());
+        let mine = || found.pods.iter().filter(|pod| belongs(pod, spec) && found::goes_on(pod));
+        for one in found.of(spec) {
+            let has = made_by(one, spec, mine());
+            let stay = has.saturating_sub(made_by(one, spec, found.pods.iter().filter(is_going)));
             let wanted = u32::try_from(stay).unwrap_or(u32::MAX);
             match canary::makes(one) {
                 _ if stay == has => {}
                 true if stay == 0 => self.end_canary(session, spec, found).await?,
                 // Its template has variables that nobody knows here.
-                true => scale_down(session, name_of(one), wanted).await?,
+                true => scale_down(session, one.name(), wanted).await?,
+                // Whatever scales it has the last word.
+                false if given::scales_itself(spec) => left += has - stay,
                 false => {
-                    let decide = |there: Option<&Deployment>| {
-                        Ok(there.filter(|there| replicas(there) > wanted).map(|_| wanted))
+                    let decide = |there: Option<&Workload>| {
+                        Ok(there.filter(|there| there.replicas() > wanted).map(|_| Count::Exactly(wanted)))
                     };
-                    self.apply(session, spec, name_of(one), None, decide).await?;
+                    self.apply(session, spec, (one.kind, one.name()), None, decide).await?;
                 }
             }
         }
-        let left = there.len().saturating_sub(going.len());
         self.await_gone(session, spec, |there| there.len() <= left).await
     }
 
@@ -215,9 +232,8 @@ impl Kubernetes {
         spec: &ReleaseSpec,
         enough: impl Fn(&[Pod]) -> bool,
     ) -> Result<Vec<Instance>, Fault> {
-        let params = of_release(spec);
         loop {
-            let pods = found::pods(session, &params).await?;
+            let pods = found::pods_of(session, spec).await?;
             if enough(&pods) {
                 return Ok(instances(&pods, spec));
             }
@@ -228,10 +244,10 @@ impl Kubernetes {
 
     pub(crate) async fn remove_now(&self, call: Call<'_>, service: &ServiceName) -> Result<usize, Fault> {
         let session = self.cluster.session(call).await?;
-        let found = Found::read(&session, service).await?;
-        for deployment in &found.deployments {
-            stale(deployment, call)?;
-            delete(&session, name_of(deployment)).await?;
+        let (found, _) = Found::read(&session, service, None, None, false).await?;
+        for workload in &found.workloads {
+            stale(workload, call)?;
+            delete(&session, workload.kind, workload.name()).await?;
         }
         let params = of_service(service);
         let secrets: Api<Secret> = Api::namespaced(session.client(), session.namespace());
@@ -254,25 +270,28 @@ impl Kubernetes {
     }
 }
 
-/// The Deployment that has this release: its own, or the one that rolls.
-async fn deployment_of(session: &Session<'_>, spec: &ReleaseSpec) -> Result<String, Fault> {
-    let (api, params, id) = (deployments(session), of_service(&spec.service), spec.id());
-    let all = session.ask("list Deployments", || api.list(&params)).await?.items;
-    let mut mine: Vec<&Deployment> =
-        all.iter().filter(|one| release_of(template(one)).as_ref() == Some(&id)).collect();
-    mine.sort_by_key(|one| canary::makes(one));
-    Ok(mine.first().map_or_else(|| manifest::side_name(spec), |one| name_of(one).to_owned()))
+/// Where a release stands beside others.
+fn beside(spec: &ReleaseSpec) -> Result<(Kind, String), Fault> {
+    let (kind, name) = given::place(spec)?;
+    if given::is_found(spec) {
+        return Ok((kind, name));
+    }
+    if kind != Kind::Deployment {
+        return Err(Fault::new(
+            "artifact-unfit",
+            format!("two releases side by side are two Deployments, and {} {name} is none", kind.as_str()),
+        )
+        .help(format!("deploy {} by `rolling`, which the cluster does by itself", spec.service)));
+    }
+    Ok((kind, manifest::side_name(spec)))
 }
 
-/// How many pods of a Deployment are ready, as its controller says.
-fn ready_replicas(deployment: &Deployment) -> u32 {
-    let ready = deployment.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0);
-    u32::try_from(ready).unwrap_or(0)
-}
-
-pub(crate) async fn delete(session: &Session<'_>, name: &str) -> Result<(), Fault> {
-    let (api, params) = (deployments(session), DeleteParams::background());
-    session.ask_for(&format!("delete the Deployment {name}"), || api.delete(name, &params)).await.map(drop)
+pub(crate) async fn delete(session: &Session<'_>, kind: Kind, name: &str) -> Result<(), Fault> {
+    let (api, params) = (kind.api(session), DeleteParams::background());
+    session
+        .ask_for(&format!("delete the {} {name}", kind.as_str()), || api.delete(name, &params))
+        .await
+        .map(drop)
 }
 
 async fn delete_secret(session: &Session<'_>, spec: &ReleaseSpec) -> Result<(), Fault> {
@@ -285,19 +304,20 @@ async fn delete_secret(session: &Session<'_>, spec: &ReleaseSpec) -> Result<(), 
 }
 
 /// Deletes kept releases beside the one that was stopped, the oldest first, until `retain` are left.
-async fn prune(
-    session: &Session<'_>,
-    service: &ServiceName,
-    stopped: &ReleaseId,
-    retain: u32,
-) -> Result<(), Fault> {
-    let (api, params) = (deployments(session), of_service(service));
-    let mut kept = session.ask("list Deployments", || api.list(&params)).await?.items;
-    kept.retain(|one| replicas(one) == 0 && release_of(template(one)).as_ref() != Some(stopped));
+async fn prune(session: &Session<'_>, stopped: &ReleaseSpec, retain: u32) -> Result<(), Fault> {
+    let (api, params) = (Kind::Deployment.api(session), of_service(&stopped.service));
+    let listed = session.ask("list Deployments", || api.list(&params)).await?.items;
+    let mut kept = Vec::new();
+    for one in listed {
+        let one = Workload::read(Kind::Deployment, one)?;
+        if one.replicas() == 0 && !has(&one, stopped) {
+            kept.push(one);
+        }
+    }
     kept.sort_by_key(|one| one.metadata.creation_timestamp.as_ref().map(|at| at.0));
     let beyond = (kept.len() + 1).saturating_sub(retain.max(1) as usize);
     for one in kept.iter().take(beyond) {
-        delete(session, name_of(one)).await?;
+        delete(session, Kind::Deployment, one.name()).await?;
     }
     Ok(())
 }

@@ -1,9 +1,10 @@
 //! The port `Target`.
 
-use crate::client::Cluster;
+use crate::client::{Cluster, Session};
 use crate::forward::Forwards;
 use crate::found::Found;
-use crate::workload::deployments;
+use crate::given::{self, Source};
+use crate::kind::{Kind, Workload};
 use crate::{canary, exec, lock, manifest, objects, pods, scale};
 use cdpipe_host::Masker;
 use cdpipe_model::action::RunAction;
@@ -14,8 +15,10 @@ use cdpipe_model::ports::{BoxFuture, Call, LockOwner, LockState, PortResult, Pro
 use cdpipe_model::release::{Artifact, ReleaseSpec};
 use cdpipe_model::strategy::{OldRelease, RollPolicy};
 use cdpipe_model::{Fault, ServiceName, Value};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::Api;
 use kube::api::ListParams;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +26,18 @@ use std::time::Duration;
 /// Between two looks at what the cluster does.
 pub(crate) const POLL: Duration = Duration::from_millis(300);
 
-/// Deployments in one namespace of a cluster.
+/// What the target knows of the services that are deployed to it.
+#[derive(Debug, Default)]
+pub struct Manifests {
+    /// Services that are made from manifests, and where those are.
+    pub sources: BTreeMap<ServiceName, Source>,
+    /// Services that take over what is there.
+    pub adopt: BTreeSet<ServiceName>,
+    /// Services of which two releases stand side by side for a while.
+    pub beside: BTreeSet<ServiceName>,
+}
+
+/// Workloads in one namespace of a cluster.
 #[derive(Debug)]
 pub struct Kubernetes {
     pub(crate) cluster: Arc<Cluster>,
@@ -32,12 +46,13 @@ pub struct Kubernetes {
     pub(crate) base: PathBuf,
     /// How pods are reached that can't be reached from here; `None` where they can.
     forwards: Option<Forwards>,
+    pub(crate) manifests: Manifests,
 }
 
 impl Kubernetes {
     /// The target. Nothing is asked until it is used.
     pub fn new(cluster: Arc<Cluster>, masker: Masker, base: PathBuf) -> Self {
-        Self { cluster, masker, base, forwards: None }
+        Self { cluster, masker, base, forwards: None, manifests: Manifests::default() }
     }
 
     /// The same, with pods reached through the API server: from where their addresses are not routed.
@@ -55,26 +70,59 @@ impl Kubernetes {
         }
         Ok(found)
     }
+
+    /// The same, with services that are made from manifests or take over what is there.
+    #[must_use]
+    pub fn with_manifests(self, manifests: Manifests) -> Self {
+        Self { manifests, ..self }
+    }
+
+    /// Everything of a service, and the workload that rolls.
+    pub(crate) async fn found(
+        &self,
+        session: &Session<'_>,
+        service: &ServiceName,
+        platform_name: Option<&str>,
+    ) -> Result<(Found, Option<Workload>), Fault> {
+        let place = match self.manifests.sources.get(service) {
+            // Manifests that can't be read now say nothing of what is there: that is found by its labels.
+            Some(source) => source
+                .place(&self.base)
+                .ok()
+                .map(|(kind, name)| (kind, platform_name.map_or(name, str::to_owned))),
+            None => Some((Kind::Deployment, manifest::rolling_name(service, platform_name))),
+        };
+        let adopt = self.manifests.adopt.contains(service);
+        Found::read(session, service, platform_name, place.as_ref(), adopt).await
+    }
+}
+
+/// Whether the namespace of the target is not there, as far as we may know.
+async fn is_missing(session: &Session<'_>) -> bool {
+    let namespaces: Api<Namespace> = Api::all(session.client());
+    let name = session.namespace();
+    let found = session.ask(&format!("read the Namespace {name}"), || namespaces.get_opt(name)).await;
+    found.is_ok_and(|found| found.is_none())
 }
 
 impl Target for Kubernetes {
     fn resolve<'a>(&'a self, call: Call<'a>, spec: &'a ReleaseSpec) -> PortResult<'a, ReleaseSpec> {
         Box::pin(async move {
-            if !matches!(spec.artifact, Artifact::Image { .. }) {
+            if matches!(spec.artifact, Artifact::Command { .. }) {
                 return Err(Fault::new(
                     "artifact-unfit",
-                    format!(
-                        "{} is not made from an `image`, and this version makes no pods from anything else",
-                        spec.service
-                    ),
+                    format!("{} is made from a command, and pods are made from images", spec.service),
                 )
-                .help("give the service an `image`"));
+                .help("give the service an `image` or a `manifest`"));
             }
-            // Better found here than halfway through.
+            manifest::user(spec)?;
             let session = self.cluster.session(call).await?;
-            let (api, params) = (deployments(&session), ListParams::default().limit(1));
+            let beside = self.manifests.beside.contains(&spec.service);
+            let spec = given::resolve(spec, &self.base, session.namespace(), beside)?;
+            // Better found here than halfway through.
+            let (api, params) = (Kind::Deployment.api(&session), ListParams::default().limit(1));
             session.ask("list Deployments", || api.list(&params)).await?;
-            Ok(spec.clone())
+            Ok(spec)
         })
     }
 
@@ -86,10 +134,8 @@ impl Target for Kubernetes {
     ) -> PortResult<'a, Observation> {
         Box::pin(async move {
             let session = self.cluster.session(call).await?;
-            let found = Found::read(&session, service).await?;
-            let (api, name) = (deployments(&session), manifest::rolling_name(service, platform_name));
-            let named = session.ask(&format!("read the Deployment {name}"), || api.get_opt(&name)).await?;
-            let ours = found.deployments.iter().filter(|one| !canary::makes(one));
+            let (found, named) = self.found(&session, service, platform_name).await?;
+            let ours = found.workloads.iter().filter(|one| !canary::makes(one));
             let autoscaled = scale::wanted(&session, ours.collect()).await?;
             let mut seen = Observation { autoscaled, ..found.observation(named.as_ref()) };
             if let Some(forwards) = &self.forwards {
@@ -236,7 +282,22 @@ impl Target for Kubernetes {
         owner: &'a LockOwner,
         lease: Duration,
     ) -> PortResult<'a, u64> {
-        Box::pin(async move { lock::take(&self.cluster.session(call).await?, key, owner, lease).await })
+        Box::pin(async move {
+            let session = self.cluster.session(call).await?;
+            match lock::take(&session, key, owner, lease).await {
+                // The lock is what comes first in a namespace, so one that the manifests bring is made for it.
+                Err(fault) if is_missing(&session).await => match self.make_namespace(&session).await? {
+                    true => lock::take(&session, key, owner, lease).await,
+                    false => Err(Fault::new(
+                        "not-found",
+                        format!("there is no namespace {} in the cluster", session.namespace()),
+                    )
+                    .details([fault.message])
+                    .help("create it (`kubectl create namespace`), or put it among the manifests of the service")),
+                },
+                result => result,
+            }
+        })
     }
 
     fn unlock<'a>(&'a self, call: Call<'a>, key: &'a LockKey, owner: &'a LockOwner) -> PortResult<'a, ()> {

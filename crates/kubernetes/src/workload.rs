@@ -1,16 +1,18 @@
-//! Writing Deployments: server-side, at the version that was read, under the newest lock.
+//! Writing workloads: server-side, at the version that was read, under the newest lock.
 
 use crate::client::Session;
-use crate::manifest::{self, EPOCH, MANAGER, SERVICE, Wanted};
+use crate::kind::{self, Kind, Workload};
+use crate::manifest::{self, EPOCH, MANAGER, SERVICE, Wanted, is_ours};
 use crate::target::Kubernetes;
+use crate::{adopt, companions, given};
 use cdpipe_model::ports::{Call, expose};
 use cdpipe_model::release::ReleaseSpec;
 use cdpipe_model::strategy::RollPolicy;
 use cdpipe_model::{Fault, ServiceName, Value};
-use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use kube::api::{ListParams, Patch, PatchParams};
+use kube::core::DynamicObject;
 use serde_json::json;
 use std::collections::BTreeMap;
 
@@ -19,17 +21,24 @@ const TRIES: usize = 20;
 /// Templates that the platform keeps.
 const REVISIONS: u32 = 5;
 
-pub(crate) fn deployments(session: &Session<'_>) -> Api<Deployment> {
-    Api::namespaced(session.client(), session.namespace())
+/// Says how many there are to be before whoever scales by itself says it.
+const HANDOVER: &str = "cdpipe-replicas";
+
+/// How many pods a workload is to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Count {
+    /// So many.
+    Exactly(u32),
+    /// As many as whatever scales it says.
+    AsItScales,
 }
 
 pub(crate) fn of_service(service: &ServiceName) -> ListParams {
     ListParams::default().labels(&format!("{SERVICE}={service}"))
 }
 
-pub(crate) fn stale(deployment: &Deployment, call: Call<'_>) -> Result<(), Fault> {
-    let annotations = deployment.metadata.annotations.as_ref();
-    let newest: u64 = annotations.and_then(|all| all.get(EPOCH)?.parse().ok()).unwrap_or(0);
+pub(crate) fn stale(workload: &Workload, call: Call<'_>) -> Result<(), Fault> {
+    let newest: u64 = workload.annotation(EPOCH).and_then(|epoch| epoch.parse().ok()).unwrap_or(0);
     if call.epoch == 0 || call.epoch >= newest {
         return Ok(());
     }
@@ -47,33 +56,23 @@ pub(crate) fn what(spec: &ReleaseSpec) -> String {
     format!("{} {} ({})", spec.service, spec.version, spec.id())
 }
 
-pub(crate) fn replicas(deployment: &Deployment) -> u32 {
-    let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
-    u32::try_from(wanted).unwrap_or(0)
-}
-
-pub(crate) fn name_of(deployment: &Deployment) -> &str {
-    deployment.metadata.name.as_deref().unwrap_or_default()
-}
-
-/// Has a Deployment that was just read have so many pods. It is no apply: whoever else says how many there are would be in its way.
-async fn scale(session: &Session<'_>, deployment: &Deployment, count: u32) -> Result<Deployment, Fault> {
-    let (api, name) = (deployments(session), name_of(deployment));
+/// Has a workload that was just read have so many pods. It is no apply: whoever else says how many there are would be in its way.
+async fn scale(session: &Session<'_>, seen: &Workload, count: u32) -> Result<DynamicObject, Fault> {
+    let api = seen.kind.api(session);
     let patch = Patch::Merge(json!({
-        "metadata": {"resourceVersion": deployment.metadata.resource_version},
+        "metadata": {"resourceVersion": seen.metadata.resource_version},
         "spec": {"replicas": count},
     }));
     let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
-    session.ask(&format!("scale the Deployment {name}"), || api.patch(name, &params, &patch)).await
+    session.ask(&format!("scale the {}", seen.title()), || api.patch(seen.name(), &params, &patch)).await
 }
 
 /// Has a Deployment have at most so many pods; one that is gone has none.
 pub(crate) async fn scale_down(session: &Session<'_>, name: &str, count: u32) -> Result<(), Fault> {
-    let api = deployments(session);
     let mut last = None;
     for _ in 0..TRIES {
-        let seen = session.ask(&format!("read the Deployment {name}"), || api.get_opt(name)).await?;
-        let Some(seen) = seen.filter(|seen| replicas(seen) > count) else { return Ok(()) };
+        let seen = kind::get(session, Kind::Deployment, name).await?;
+        let Some(seen) = seen.filter(|seen| seen.replicas() > count) else { return Ok(()) };
         stale(&seen, session.call)?;
         match scale(session, &seen, count).await {
             Ok(_) => return Ok(()),
@@ -103,51 +102,125 @@ impl Kubernetes {
             .map(drop)
     }
 
-    /// Applies a Deployment at the version at which `decide` saw it. `decide` answers `None` where nothing is to be done.
+    /// Applies a workload at the version at which `decide` saw it. `decide` answers `None` where nothing is to be done.
     /// Answers what is there then.
     pub(crate) async fn apply(
         &self,
         session: &Session<'_>,
         spec: &ReleaseSpec,
-        name: &str,
+        (kind, name): (Kind, &str),
         policy: Option<&RollPolicy>,
-        decide: impl Fn(Option<&Deployment>) -> Result<Option<u32>, Fault>,
-    ) -> Result<Option<Deployment>, Fault> {
-        let api = deployments(session);
+        decide: impl Fn(Option<&Workload>) -> Result<Option<Count>, Fault>,
+    ) -> Result<Option<Workload>, Fault> {
+        let title = format!("{} {name}", kind.as_str());
+        let api = kind.api(session);
         let mut last = None;
         for _ in 0..TRIES {
-            let seen = session.ask(&format!("read the Deployment {name}"), || api.get_opt(name)).await?;
+            let seen = kind::get(session, kind, name).await?;
             if let Some(seen) = &seen {
                 stale(seen, session.call)?;
             }
             let Some(count) = decide(seen.as_ref())? else { return Ok(seen) };
-            // How many there are may be another's to say, an autoscaler's for one: it is written beside the rest only as it is.
-            let there = seen.as_ref().map_or(count, replicas);
-            let wanted = Wanted {
-                name,
-                replicas: there,
-                policy,
-                retain: REVISIONS,
-                epoch: session.call.epoch,
-                resource_version: seen.and_then(|seen| seen.metadata.resource_version),
+            let foreign = seen.as_ref().filter(|seen| !is_ours(seen.metadata.labels.as_ref()));
+            let result = match (&seen, foreign, count) {
+                // What was there before cdpipe is scaled, and nothing else of it changes.
+                (Some(seen), Some(_), Count::Exactly(count)) if given::is_found(spec) && policy.is_none() => {
+                    scale(session, seen, count).await
+                }
+                (Some(_), Some(_), Count::AsItScales) if given::is_found(spec) && policy.is_none() => {
+                    return Ok(seen);
+                }
+                (seen, foreign, count) => {
+                    let mut fresh = seen.clone();
+                    if let Some(foreign) = foreign {
+                        fresh = Some(self.take_over(session, spec, foreign).await?);
+                    }
+                    if let (Some(there), Count::AsItScales) = (&fresh, count) {
+                        fresh = Some(hand_over(session, there).await?);
+                    }
+                    // How many there are may be another's to say: it is written beside the rest only as it is.
+                    let there = fresh.as_ref().map(Workload::replicas);
+                    let wanted = Wanted {
+                        kind,
+                        name,
+                        replicas: match count {
+                            Count::Exactly(count) => Some(there.unwrap_or(count)),
+                            Count::AsItScales => None,
+                        },
+                        policy,
+                        retain: REVISIONS,
+                        epoch: session.call.epoch,
+                        seen: fresh.as_ref(),
+                    };
+                    let patch = Patch::Apply(manifest::workload(spec, &wanted)?);
+                    let mut params = PatchParams::apply(MANAGER);
+                    params.force = foreign.is_some();
+                    let applied =
+                        session.ask(&format!("apply the {title}"), || api.patch(name, &params, &patch)).await;
+                    match (applied, count) {
+                        (Ok(applied), Count::Exactly(count)) if kind != Kind::DaemonSet => {
+                            let applied = Workload::read(kind, applied)?;
+                            if applied.replicas() == count {
+                                return Ok(Some(applied));
+                            }
+                            scale(session, &applied, count).await
+                        }
+                        (applied, _) => applied,
+                    }
+                }
             };
-            let patch = Patch::Apply(manifest::deployment(spec, &wanted)?);
-            let params = PatchParams::apply(MANAGER);
-            match session
-                .ask(&format!("apply the Deployment {name}"), || api.patch(name, &params, &patch))
-                .await
-            {
-                Ok(applied) if there == count => return Ok(Some(applied)),
-                Ok(applied) => match scale(session, &applied, count).await {
-                    Ok(scaled) => return Ok(Some(scaled)),
-                    Err(fault) if fault.kind == "conflict" => last = Some(fault),
-                    Err(fault) => return Err(fault),
-                },
+            match result {
+                Ok(applied) => return Workload::read(kind, applied).map(Some),
                 Err(fault) if fault.kind == "conflict" => last = Some(fault),
-                Err(fault) => return Err(fault),
+                Err(fault) => return Err(companions::explained(fault, &title, true)),
             }
         }
-        Err(last
-            .unwrap_or_else(|| Fault::new("conflict", format!("the Deployment {name} changes all the time"))))
+        Err(last.unwrap_or_else(|| Fault::new("conflict", format!("the {title} changes all the time"))))
     }
+
+    /// What was there before cdpipe becomes ours: from now on what is applied is all of its spec.
+    async fn take_over(
+        &self,
+        session: &Session<'_>,
+        spec: &ReleaseSpec,
+        seen: &Workload,
+    ) -> Result<Workload, Fault> {
+        if !self.manifests.adopt.contains(&spec.service) && !given::is_found(spec) {
+            return Err(Fault::new(
+                "unmanaged",
+                format!("the {} is there already and was not made by cdpipe", seen.title()),
+            )
+            .help("remove it, or say `adopt = true` in the service to take it over"));
+        }
+        let Some(fields) = adopt::taken_over(seen) else { return Ok(seen.clone()) };
+        let patch = Patch::Merge(json!({
+            "metadata": {"managedFields": fields, "resourceVersion": seen.metadata.resource_version},
+        }));
+        let (api, params) = (seen.kind.api(session), PatchParams::default());
+        let taken = session
+            .ask(&format!("take over the {}", seen.title()), || api.patch(seen.name(), &params, &patch))
+            .await?;
+        Workload::read(seen.kind, taken)
+    }
+}
+
+/// How many there are stays what it is when we say it no more.
+async fn hand_over(session: &Session<'_>, seen: &Workload) -> Result<Workload, Fault> {
+    if seen.kind == Kind::DaemonSet || !adopt::alone_owns_replicas(seen) {
+        return Ok(seen.clone());
+    }
+    let body = json!({
+        "apiVersion": "apps/v1",
+        "kind": seen.kind.as_str(),
+        "metadata": {"name": seen.name(), "resourceVersion": seen.metadata.resource_version},
+        "spec": {"replicas": seen.replicas()},
+    });
+    let (api, patch) = (seen.kind.api(session), Patch::Apply(body));
+    let params = PatchParams::apply(HANDOVER);
+    let left = session
+        .ask(&format!("leave the count of the {} to what scales it", seen.title()), || {
+            api.patch(seen.name(), &params, &patch)
+        })
+        .await?;
+    Workload::read(seen.kind, left)
 }

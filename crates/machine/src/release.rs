@@ -2,6 +2,7 @@
 //! known only later; a run asks when the deploy begins.
 
 use cdpipe_model::expr::Expr;
+use cdpipe_model::observe::Observation;
 use cdpipe_model::plan::{Deploy, Plan};
 use cdpipe_model::release::{Artifact, ReleaseSpec};
 use cdpipe_model::service::Workload;
@@ -35,11 +36,12 @@ pub fn release_spec(plan: &Plan, spec: &Deploy, eval: &Eval<'_>) -> Result<Relea
             Artifact::Image { reference: text(reference)?, digest: None, args: texts(args)? }
         }
         Workload::Compose { file, service } => {
-            Artifact::Document { source: format!("{file}#{service}"), json: String::new() }
+            Artifact::Document { source: format!("{file}#{service}"), json: String::new(), replicas: None }
         }
-        Workload::Manifest { path, workload } => Artifact::Document {
+        Workload::Manifest { path, workload, text, .. } => Artifact::Document {
             source: workload.as_ref().map_or_else(|| path.clone(), |workload| format!("{path}#{workload}")),
-            json: String::new(),
+            json: text.clone().unwrap_or_default(),
+            replicas: replicas(spec, eval)?,
         },
     };
     let mut env = BTreeMap::new();
@@ -51,6 +53,10 @@ pub fn release_spec(plan: &Plan, spec: &Deploy, eval: &Eval<'_>) -> Result<Relea
     for (key, expr) in &service.env {
         env.insert(key.clone(), eval(expr)?);
     }
+    let mut extra = service.extra.clone();
+    if let Workload::Manifest { image: Some(image), .. } = &service.workload {
+        extra.insert("image".to_owned(), Value::Str(text(image)?));
+    }
     Ok(ReleaseSpec {
         service: service.name.clone(),
         platform_name: service.platform_name.clone(),
@@ -60,21 +66,43 @@ pub fn release_spec(plan: &Plan, spec: &Deploy, eval: &Eval<'_>) -> Result<Relea
         env,
         health: service.health.clone(),
         drain_ms: service.drain_ms,
-        extra: service.extra.clone(),
+        extra,
     })
 }
 
-/// Wanted instances.
+/// Wanted instances as the pipeline says it, if it does.
 ///
 /// # Errors
 /// If the expression has no value, or one that is no count.
-pub fn replicas(spec: &Deploy, eval: &Eval<'_>) -> Result<u32, Fault> {
+fn replicas(spec: &Deploy, eval: &Eval<'_>) -> Result<Option<u32>, Fault> {
     let name = &spec.service.name;
-    match eval(&spec.service.replicas)? {
+    let Some(said) = &spec.service.replicas else { return Ok(None) };
+    match eval(said)? {
         Value::Int(n) => u32::try_from(n)
+            .map(Some)
             .map_err(|_| Fault::new("bad-value", format!("replicas of {name} is {n}; expected 0 or more"))),
         other => {
             Err(Fault::new("bad-value", format!("replicas of {name} is {other}; expected a whole number")))
         }
     }
+}
+
+/// Wanted instances: as the pipeline says, or what the release is made from, or else as many as there are of what serves.
+///
+/// # Errors
+/// If the expression has no value, or one that is no count.
+pub fn wanted(
+    spec: &Deploy,
+    candidate: &ReleaseSpec,
+    seen: &Observation,
+    eval: &Eval<'_>,
+) -> Result<u32, Fault> {
+    if let Some(said) = replicas(spec, eval)? {
+        return Ok(said);
+    }
+    if let Artifact::Document { replicas: Some(said), .. } = &candidate.artifact {
+        return Ok(*said);
+    }
+    let stable = crate::strategy::stable_of(seen, &candidate.id());
+    Ok(stable.map_or(1, |stable| stable.wanted.max(1)))
 }

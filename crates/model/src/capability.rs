@@ -220,10 +220,10 @@ pub fn routers_that(target: TargetKind, can: impl Fn(&RouterCapabilities) -> boo
 pub const SERVICE_SETTINGS: &[(&str, &[TargetKind])] = &[
     ("mounts", &[TargetKind::Docker, TargetKind::Swarm, TargetKind::Hosts]),
     ("restart", &[TargetKind::Docker, TargetKind::Swarm, TargetKind::Hosts]),
-    ("user", &[TargetKind::Docker, TargetKind::Swarm, TargetKind::Hosts]),
-    ("workdir", &[TargetKind::Docker, TargetKind::Swarm, TargetKind::Hosts]),
+    ("user", &[TargetKind::Docker, TargetKind::Swarm, TargetKind::Kubernetes, TargetKind::Hosts]),
+    ("workdir", &[TargetKind::Docker, TargetKind::Swarm, TargetKind::Kubernetes, TargetKind::Hosts]),
     ("stop_signal", &[TargetKind::Docker, TargetKind::Swarm, TargetKind::Hosts]),
-    ("entrypoint", &[TargetKind::Docker, TargetKind::Swarm, TargetKind::Hosts]),
+    ("entrypoint", &[TargetKind::Docker, TargetKind::Swarm, TargetKind::Kubernetes, TargetKind::Hosts]),
     ("placement", &[TargetKind::Swarm]),
     ("labels", &[TargetKind::Docker, TargetKind::Swarm, TargetKind::Kubernetes, TargetKind::Hosts]),
     ("logs", &[TargetKind::Docker, TargetKind::Swarm, TargetKind::Hosts]),

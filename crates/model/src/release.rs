@@ -58,13 +58,20 @@ pub enum Artifact {
         source: String,
         /// The rendered text.
         json: String,
+        /// How many instances it is to have, where that is not for the platform to say; not part of the identity.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        replicas: Option<u32>,
     },
 }
 
 impl ReleaseSpec {
-    /// The identity: the first 12 hex digits of the SHA-256 of the canonical JSON of everything but `version` and `drain_ms`.
+    /// The identity: the first 12 hex digits of the SHA-256 of the canonical JSON of everything but `version`, `drain_ms`
+    /// and how many there are to be.
     pub fn id(&self) -> ReleaseId {
-        let identity = ReleaseSpec { version: String::new(), drain_ms: 0, ..self.clone() };
+        let mut identity = ReleaseSpec { version: String::new(), drain_ms: 0, ..self.clone() };
+        if let Artifact::Document { replicas, .. } = &mut identity.artifact {
+            *replicas = None;
+        }
         // Serialising plain data with string keys into memory cannot fail; an empty text would only make ids collide, and
         // the target compares specs before it reuses one.
         let json = serde_json::to_string(&identity).unwrap_or_default();

@@ -21,8 +21,9 @@ pub struct Service {
     pub version: Expr,
     /// The port an instance listens on; a local process gets a free one in `$PORT` instead.
     pub port: Option<u16>,
-    /// Wanted instances.
-    pub replicas: Expr,
+    /// Wanted instances; `None` where what it is made from says it, or what scales it by itself.
+    #[serde(default)]
+    pub replicas: Option<Expr>,
     /// Environment of each instance; values may be secret texts.
     pub env: BTreeMap<String, Expr>,
     /// How readiness and liveness are asked.
@@ -65,10 +66,16 @@ pub enum Workload {
     },
     /// Kubernetes manifests.
     Manifest {
-        /// Path or glob, relative to the pipeline's file.
+        /// Path or glob, relative to the pipeline's file; `-` is the standard input of the run.
         path: String,
         /// `Deployment/web`, where more than one workload is in them.
         workload: Option<String>,
+        /// The image of its container, where that is not what the manifest says.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        image: Option<Expr>,
+        /// What stood on the standard input when the run began: a run that is taken up again deploys the same.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        text: Option<String>,
     },
     /// A release that was deployed before and that the target has kept: what `cdpipe rollback` goes back to. All that makes a
     /// release is taken from it, not from the rest of the service.

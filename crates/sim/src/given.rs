@@ -5,6 +5,7 @@ use cdpipe_machine::release;
 use cdpipe_model::action::{Block, StepRef};
 use cdpipe_model::expr::{Expr, MeasureName, MetricRef, Subject};
 use cdpipe_model::measure::MeasureRequest;
+use cdpipe_model::observe::Observation;
 use cdpipe_model::plan::{Deploy, NodeKind, Plan, Stage, Step, StepKind};
 use cdpipe_model::record::{GitFacts, JOURNAL_VERSION, RunHeader};
 use cdpipe_model::release::{Artifact, ReleaseSpec};
@@ -318,7 +319,7 @@ fn serve(plan: &Plan, place: &Place, version: &str, route: Option<Route>) -> Res
         return Ok(Served { place: place.clone(), spec, replicas: 1, route });
     };
     let now = release::release_spec(plan, deploy, &eval)?;
-    let replicas = release::replicas(deploy, &eval)?;
+    let replicas = release::wanted(deploy, &now, &Observation::default(), &eval)?;
     let mut spec = now.clone();
     // Whatever is made from the version was made from that one then.
     let then = |text: &str| {
@@ -360,7 +361,7 @@ pub(crate) fn resolved(spec: &ReleaseSpec) -> ReleaseSpec {
             *digest = path.as_ref().map(|path| hash(path));
         }
         Artifact::Image { reference, digest, .. } => *digest = Some(hash(reference)),
-        Artifact::Document { source, json } => {
+        Artifact::Document { source, json, .. } => {
             *json = format!("{{\"simulated\":\"{}\"}}", hash(source));
         }
     }

@@ -77,6 +77,10 @@ impl<'b> Checker<'b> {
         if let Some(environment) = environment {
             self.supported(&strategy, environment, named, own, block);
         }
+        if let (Some(service), Some(built)) = (service, &built) {
+            let place = own.or(named).unwrap_or(block).head();
+            self.fits_strategy(service, built, &strategy, place);
+        }
         let timed = [named_watch, block.child(Id::Watch), named, own];
         let timed = timed.into_iter().flatten().all(|block| self.times_known(block, &inner));
         let after_ms = watch.as_ref().map_or(0, |watch| watch.after_ms);

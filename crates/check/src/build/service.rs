@@ -13,6 +13,7 @@ use cdpipe_model::id::ServiceName;
 use cdpipe_model::service::{
     Health, HealthCheck, HealthKind, Route, Service, TargetKind, TrafficKind, Workload,
 };
+use cdpipe_model::strategy::Strategy;
 use cdpipe_model::value::Value;
 use cdpipe_syntax::{Diagnostic, Span};
 use std::collections::BTreeMap;
@@ -94,7 +95,10 @@ impl<'b> Checker<'b> {
             workload: workload.unwrap_or(Workload::Command { argv: Vec::new(), artifact: None }),
             version: version.expr.unwrap_or_else(|| Lowered::text("")),
             port: found.int("port").and_then(|port| u16::try_from(port).ok()),
-            replicas: found.expr("replicas").unwrap_or(Lowered::Value(Value::Int(1))),
+            // Manifests say it themselves, or leave it to whatever scales the workload.
+            replicas: found
+                .expr("replicas")
+                .or_else(|| (!found.has("manifest")).then_some(Lowered::Value(Value::Int(1)))),
             env,
             health,
             route,
@@ -126,7 +130,7 @@ impl<'b> Checker<'b> {
                 );
                 return None;
             }
-            [_] | ["image", "command"] => {}
+            [_] | ["image", "command" | "manifest"] => {}
             [one, two, ..] => {
                 let diag = Diagnostic::new(
                     &code::EXCLUSIVE,
@@ -156,13 +160,27 @@ impl<'b> Checker<'b> {
                     .help("name the manifests: `manifest = \"k8s/*.yaml\"`"),
             );
         }
+        if found.text("workload").is_some_and(|text| text.starts_with("DaemonSet/"))
+            && let Some(span) = found.span("replicas")
+        {
+            self.report(
+                Diagnostic::new(
+                    &code::EXCLUSIVE,
+                    span,
+                    "a DaemonSet has a pod on each node, and no `replicas`",
+                )
+                .also(found.span("workload").unwrap_or(block.head()), "the workload")
+                .help("leave `replicas` out"),
+            );
+        }
         let words = |expr: Option<Lowered>| match expr {
             Some(Lowered::List(items)) => items,
             Some(Lowered::Value(Value::List(items))) => items.into_iter().map(Lowered::Value).collect(),
             Some(other) => vec![other],
             None => Vec::new(),
         };
-        Some(match *made_of.first()? {
+        let made_of = if found.has("manifest") { "manifest" } else { made_of.first().copied()? };
+        Some(match made_of {
             "image" => Workload::Image {
                 reference: super::or_blank(found.expr("image")),
                 args: words(found.expr("command")),
@@ -178,6 +196,8 @@ impl<'b> Checker<'b> {
             _ => Workload::Manifest {
                 path: found.text("manifest").unwrap_or_default(),
                 workload: found.text("workload"),
+                image: found.expr("image"),
+                text: None,
             },
         })
     }
@@ -263,7 +283,7 @@ impl<'b> Checker<'b> {
     /// Whether the environment's target can run it; says so if not.
     pub(crate) fn fits_target(&mut self, block: &Block<'_>, environment: &Block<'_>, span: Span) {
         let Some(target) = target_kind(environment) else { return };
-        let Some(word) = ["image", "compose", "manifest", "command"]
+        let Some(word) = ["manifest", "image", "compose", "command"]
             .into_iter()
             .find(|word| block.setting(word).is_some())
         else {
@@ -301,6 +321,36 @@ impl<'b> Checker<'b> {
                 .help(format!("a `{}` target runs services with {takes}", target.as_str())),
             );
         }
+    }
+
+    /// Whether the workload that a service names can be deployed so; says so if not. Which one it is where none is named is seen when
+    /// the manifests are read.
+    pub(crate) fn fits_strategy(
+        &mut self,
+        block: &Block<'_>,
+        service: &Service,
+        strategy: &Strategy,
+        place: Span,
+    ) {
+        let Workload::Manifest { workload: Some(workload), .. } = &service.workload else { return };
+        if workload.starts_with("Deployment/") || matches!(strategy, Strategy::Rolling(_)) {
+            return;
+        }
+        self.report(
+            Diagnostic::new(
+                &strategy_code::REFUSED,
+                place,
+                format!(
+                    "`{}` can't be done with {workload}: only a Deployment can be there once for each release",
+                    strategy.kind().as_str()
+                ),
+            )
+            .also(
+                block.setting("workload").map_or(block.head(), |setting| setting.span),
+                "the workload of the service",
+            )
+            .help("use `rolling`, which the cluster does by itself"),
+        );
     }
 
     /// What the service says that a target does not read.

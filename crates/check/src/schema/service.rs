@@ -32,7 +32,11 @@ static SERVICE_BODY: Body = Body::new(
             Kind::Str(Form::Compose),
             "A service of a compose file: `docker-compose.yml#app`.",
         ),
-        Setting::new("manifest", Kind::Str(Form::Glob), "Kubernetes manifests: a path or a glob."),
+        Setting::new(
+            "manifest",
+            Kind::Str(Form::Glob),
+            "Kubernetes manifests: a path, a folder or a glob; `\"-\"` is the standard input of the run. An `image` goes to its container.",
+        ),
         Setting::new(
             "workload",
             Kind::Str(Form::Workload),
@@ -53,7 +57,13 @@ static SERVICE_BODY: Body = Body::new(
             Kind::Int(1, 65_535),
             "The port an instance listens on; a local process gets a free one in `$PORT`.",
         ),
-        Setting::new("replicas", Kind::Int(0, 10_000), "Wanted instances.").default("1").late(),
+        Setting::new(
+            "replicas",
+            Kind::Int(0, 10_000),
+            "Wanted instances; with `manifest` by default what that says, or else what scales it by itself.",
+        )
+        .default("1")
+        .late(),
         Setting::new(
             "drain",
             Kind::Duration(0),
@@ -67,7 +77,7 @@ static SERVICE_BODY: Body = Body::new(
         ),
         Setting::new("restart", Kind::Enum(&RESTARTS), "When the engine starts a container again that has ended.")
             .default("unless_stopped"),
-        Setting::new("user", Kind::Str(Form::Plain), "Who a container runs as: `USER`, `UID`, `UID:GID`."),
+        Setting::new("user", Kind::Str(Form::Plain), "Who a container runs as: `USER`, `UID`, `UID:GID`; on Kubernetes by number."),
         Setting::new("workdir", Kind::Str(Form::Plain), "Working folder in a container."),
         Setting::new("stop_signal", Kind::Str(Form::Plain), "The signal that asks a container to end: `SIGTERM`."),
         Setting::new("entrypoint", Kind::Argv, "Program and arguments before `command`, instead of those of the image."),

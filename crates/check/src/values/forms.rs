@@ -238,8 +238,17 @@ impl Checker<'_> {
             }),
             Form::Compose => (!text.split_once('#').is_some_and(|(file, service)| !file.is_empty() && !service.is_empty()))
                 .then(|| bad(format!("{text:?} names no service of a file"), "write `\"docker-compose.yml#app\"`")),
-            Form::Workload => (!text.split_once('/').is_some_and(|(kind, name)| !kind.is_empty() && !name.is_empty()))
-                .then(|| bad(format!("{text:?} names no workload"), "write kind and name: `\"Deployment/web\"`")),
+            Form::Workload => match text.split_once('/') {
+                Some((_, name)) if name.is_empty() || name.contains('/') || has_blank => Some(()),
+                Some(("Deployment" | "StatefulSet" | "DaemonSet", _)) => None,
+                _ => Some(()),
+            }
+            .map(|()| {
+                bad(
+                    format!("{text:?} names no workload"),
+                    "write kind and name: `\"Deployment/web\"`; a service is a Deployment, a StatefulSet or a DaemonSet",
+                )
+            }),
             Form::Image => image_problem(text).map(|why| bad(format!("{text:?} is not an image: {why}"), "write `registry/name:tag`")),
         };
         if let Some(diag) = diag {

@@ -165,8 +165,8 @@ fn plan_of(before: &Plan, deploy: &Deploy, release: ReleaseSpec, seen: &Observat
     let mut deploy = deploy.clone();
     let version = words::release(&release);
     let wanted = seen.releases.iter().map(|release| release.wanted).max().unwrap_or(1).max(1);
-    if deploy.service.replicas.known().is_none() {
-        deploy.service.replicas = Expr::Value(Value::Int(i64::from(wanted)));
+    if deploy.service.replicas.as_ref().is_some_and(|said| said.known().is_none()) {
+        deploy.service.replicas = Some(Expr::Value(Value::Int(i64::from(wanted))));
     }
     let routed = deploy.service.route.is_some()
         && before

@@ -1,10 +1,12 @@
 //! The target `kubernetes` and the routers of a cluster.
 
-use super::Site;
-use cdpipe_kubernetes::{Cluster, Kubernetes, ServiceRouter, WeightedRouter};
+use super::{Site, each_step};
+use cdpipe_kubernetes::{Cluster, Kubernetes, Manifests, ServiceRouter, Source, WeightedRouter};
 use cdpipe_model::Value;
+use cdpipe_model::plan::StepKind;
 use cdpipe_model::ports::{Router, Target};
-use cdpipe_model::service::{Environment, TrafficSpec};
+use cdpipe_model::service::{Environment, TrafficSpec, Workload};
+use cdpipe_model::strategy::Strategy;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,10 +27,34 @@ fn cluster(environment: &Environment, site: &Site<'_>) -> Arc<Cluster> {
 pub(super) fn target(environment: &Environment, site: &Site<'_>) -> Arc<dyn Target> {
     trust();
     let target = Kubernetes::new(cluster(environment, site), site.masker.clone(), site.base.to_owned());
+    let target = target.with_manifests(manifests(environment, site));
     match environment.target.settings.get("reach").and_then(Value::as_str) {
         Some("port_forward") => Arc::new(target.forwarding()),
         _ => Arc::new(target),
     }
+}
+
+/// What the plan says of the services that it deploys there.
+fn manifests(environment: &Environment, site: &Site<'_>) -> Manifests {
+    let mut found = Manifests::default();
+    each_step(site.plan, &mut |step| {
+        let StepKind::Deploy(deploy) = &step.kind else { return };
+        if deploy.environment != environment.name {
+            return;
+        }
+        let service = &deploy.service;
+        if let Workload::Manifest { path, workload, text, .. } = &service.workload {
+            let source = Source { path: path.clone(), workload: workload.clone(), text: text.clone() };
+            found.sources.insert(service.name.clone(), source);
+        }
+        if service.adopt {
+            found.adopt.insert(service.name.clone());
+        }
+        if !matches!(deploy.strategy, Strategy::Rolling(_)) {
+            found.beside.insert(service.name.clone());
+        }
+    });
+    found
 }
 
 /// How long proxies get to do what was written.

@@ -351,7 +351,7 @@ fn adopted(service: &ServiceName, platform_name: Option<&str>, found: &Service) 
         service: service.clone(),
         platform_name: platform_name.map(str::to_owned),
         version: version.to_owned(),
-        artifact: Artifact::Document { source: format!("{FOUND}{}", name_of(found)), json },
+        artifact: Artifact::Document { source: format!("{FOUND}{}", name_of(found)), json, replicas: None },
         port: None,
         env: BTreeMap::new(),
         health: Vec::new(),

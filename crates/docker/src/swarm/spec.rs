@@ -62,7 +62,7 @@ impl At<'_> {
             // A release that is brought back is what it was, wherever its tag points now.
             Artifact::Image { digest: Some(_), .. } => {}
             Artifact::Image { reference, digest, .. } => *digest = Some(self.digest(reference).await?),
-            Artifact::Document { source, json } if json.is_empty() => {
+            Artifact::Document { source, json, .. } if json.is_empty() => {
                 let mut service = super::super::compose::read(&self.swarm.config.base, source)?;
                 let container = service.task_template.as_mut().and_then(|task| task.container_spec.as_mut());
                 if let Some(image) = container.and_then(|container| container.image.as_mut()) {

@@ -18,6 +18,7 @@ pub(crate) use apply::apply;
 pub(crate) use back::take_back;
 pub(crate) use kinds::{api, places};
 pub use read::{Manifest, files, manifests};
+pub(crate) use read::{all, bytes};
 pub(crate) use survey::survey;
 
 use cdpipe_model::Fault;

@@ -17,7 +17,7 @@ use crate::strategy::{self};
 pub(crate) use answer::{answered, arrive, note_micro, unanswered};
 use cdpipe_model::action::{ActionKind, Block, StepRef};
 use cdpipe_model::expr::{Subject, Symbol};
-use cdpipe_model::observe::Role;
+use cdpipe_model::observe::{Observation, Role};
 use cdpipe_model::plan::{Approval, Deploy, Mode};
 use cdpipe_model::program::ProgramStep;
 use cdpipe_model::record::{Record, TimerId, TimerPurpose};
@@ -98,7 +98,7 @@ impl Decide<'_> {
         if let Some(fault) = step.node.and_then(|id| self.approval_outdated(id, spec, deploy)) {
             return Some(self.step_finished(step, Outcome::Failed, Some(fault)));
         }
-        let replicas = match self.replicas(step, spec) {
+        let replicas = match self.wanted(step, spec, candidate, observation) {
             Ok(replicas) => replicas,
             Err(fault) => return Some(self.step_finished(step, Outcome::Failed, Some(fault))),
         };
@@ -265,8 +265,14 @@ impl Decide<'_> {
         }
     }
 
-    fn replicas(&self, step: &StepRef, spec: &Deploy) -> Result<u32, Fault> {
-        crate::release::replicas(spec, &|expr| self.value(step, expr))
+    fn wanted(
+        &self,
+        step: &StepRef,
+        spec: &Deploy,
+        candidate: &ReleaseSpec,
+        seen: &Observation,
+    ) -> Result<u32, Fault> {
+        crate::release::wanted(spec, candidate, seen, &|expr| self.value(step, expr))
     }
 
     /// The release as the plan describes it, with everything that is known by now filled in.

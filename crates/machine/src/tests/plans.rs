@@ -51,7 +51,7 @@ pub(super) fn service(version: &str, replicas: i64) -> Service {
         workload: Workload::Command { argv: vec![Expr::text(format!("./web-{version}"))], artifact: None },
         version: Expr::text(version),
         port: None,
-        replicas: Expr::Value(Value::Int(replicas)),
+        replicas: Some(Expr::Value(Value::Int(replicas))),
         env: BTreeMap::new(),
         health: Vec::new(),
         route: Some(route()),

@@ -113,7 +113,7 @@ pub(crate) fn header() -> Arc<RunHeader> {
         workload: Workload::Command { argv: vec![], artifact: None },
         version: Expr::text("v2.0.0"),
         port: None,
-        replicas: Expr::Value(Value::Int(3)),
+        replicas: Some(Expr::Value(Value::Int(3))),
         env: Default::default(),
         health: vec![],
         route: Some(route()),
