@@ -42,6 +42,9 @@ impl Space {
         place.write("pipeline.cd", text).unwrap();
         let space = Self { place, name, kubectl: kubectl.clone(), kubeconfig: kubeconfig.clone() };
         space.kubectl(&["create", "namespace", &space.name]);
+        // No pods before.
+        let account = || space.field("serviceaccount/default", "{.metadata.name}") == "default";
+        assert!(comes_true(LONG, account), "the namespace {} gets no account", space.name);
         Some(space)
     }
 

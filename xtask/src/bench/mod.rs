@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use self::figure::Figure;
 use crate::args::Args;
-use crate::lab::{self, For};
+use crate::lab;
 use crate::process::{self, Job};
 use crate::say::{heading, say};
 use crate::{project, sys};
@@ -113,22 +113,22 @@ pub(crate) fn alternate(
 
 struct Bench {
     name: &'static str,
-    /// Parts of the lab that only this bench uses.
+    /// Parts of the lab that it uses.
     needs: &'static [&'static str],
     run: fn(&Setup) -> Result<Vec<Figure>, String>,
 }
 
 const BENCHES: &[Bench] = &[
-    Bench { name: "check", needs: &[], run: check::bench },
-    Bench { name: "run", needs: &[], run: run::bench },
-    Bench { name: "proxy", needs: &[], run: proxy::bench },
+    Bench { name: "check", needs: &["actionlint"], run: check::bench },
+    Bench { name: "run", needs: &["ninja"], run: run::bench },
+    Bench { name: "proxy", needs: &["nginx", "wrk"], run: proxy::bench },
     Bench { name: "start", needs: &[], run: footprint::start },
     Bench { name: "memory", needs: &[], run: footprint::memory },
     Bench { name: "size", needs: &[], run: footprint::size },
     Bench { name: "journal", needs: &[], run: journal::journal },
     Bench { name: "resume", needs: &[], run: journal::resume },
     Bench { name: "faults", needs: &[], run: faults::faults },
-    Bench { name: "swarm", needs: &[], run: swarm::bench },
+    Bench { name: "swarm", needs: &["swarm"], run: swarm::bench },
     Bench { name: "hosts", needs: &[], run: hosts::bench },
     Bench { name: "kubernetes", needs: &["kubernetes", "istio"], run: kubernetes::bench },
 ];
@@ -157,8 +157,8 @@ fn measure(args: &Args, rounds: usize, profile: &str) -> Result<(), String> {
     heading("lab");
     let chosen =
         || BENCHES.iter().filter(|bench| args.words.is_empty() || args.words.iter().any(|w| w == bench.name));
-    let more: Vec<&str> = chosen().flat_map(|bench| bench.needs).copied().collect();
-    let report = lab::up(&lab::parts_and(For::Bench, &more)?, true)?;
+    let needed: Vec<&str> = chosen().flat_map(|bench| bench.needs).copied().collect();
+    let report = lab::up(&lab::named(&needed)?, true)?;
     heading("build");
     let cargo_profile = profile.to_owned();
     let (cdpipe, profile) = match args.option("binary") {

@@ -212,14 +212,15 @@ pub(crate) fn parts_for(user: For) -> Vec<&'static dyn Part> {
     PARTS.iter().copied().filter(|part| part.used_by().contains(&user)).collect()
 }
 
-/// The parts that somebody uses, and these, with what they need.
+/// These parts, and what they need. No name means none.
 ///
 /// # Errors
 /// There is none of such a name.
-pub(crate) fn parts_and(user: For, more: &[&str]) -> Result<Vec<&'static dyn Part>, String> {
-    let used = parts_for(user).iter().map(|part| part.name()).collect::<Vec<_>>();
-    let names: Vec<String> = used.iter().chain(more).map(|name| (*name).to_owned()).collect();
-    select(&names)
+pub(crate) fn named(names: &[&str]) -> Result<Vec<&'static dyn Part>, String> {
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    select(&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())
 }
 
 /// The part with machines, that many of them, and what it needs.
