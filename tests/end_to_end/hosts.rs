@@ -129,7 +129,12 @@ impl<'a> Shop<'a> {
     }
 
     fn visitors(&self) -> Running {
-        let mix = Mix::new([(Kind::Short, 60), (Kind::Fresh, 20), (Kind::Slow { ms: 300 }, 20)]);
+        let mix = Mix::new([
+            (Kind::Short, 60),
+            (Kind::Fresh, 20),
+            (Kind::Slow { ms: 300 }, 15),
+            (Kind::Socket { messages: 10, every_ms: 50, bytes: 200 }, 5),
+        ]);
         Load {
             rate_per_s: 40,
             mix: mix.unwrap(),
@@ -189,7 +194,7 @@ fn good_and_bad(test: &str, strategy: &str, steady: bool) {
     assert_eq!((shop.shops("v1"), shop.shops("v2")), (vec![0; 3], vec![1; 3]));
     assert_ended(&shop.deploy("v3", "never-healthy"), 3, &["web-1", "503"]);
     assert_eq!(shop.answers(), (200, "v2".to_owned()));
-    assert_ended(&shop.deploy("v4", "crash-after=1ms"), 3, &["web-1", "crash, as $FAULT asks"]);
+    assert_ended(&shop.deploy("v4", "nonsense"), 3, &["web-1", "unknown fault"]);
     assert_eq!((shop.answers(), shop.shops("v2")), ((200, "v2".to_owned()), vec![1; 3]));
     let report = users.stop().unwrap();
     assert!(!steady || report.failures().is_empty(), "{report}");

@@ -11,6 +11,7 @@ mod ways;
 
 use cdpipe_tests::deployed::comes_true;
 use cdpipe_tests::lab;
+use cdpipe_tests::processes::Ended;
 use rustix::process::{Pid, Signal, kill_process};
 use space::{LONG, Space, assert_ended, ended};
 use std::path::PathBuf;
@@ -60,9 +61,8 @@ fn goes_on_over_a_restart(way: Way) {
     assert!(comes_true(LONG, || is_in_the_middle(&space, "1.1")));
     let killed = kill_api_server(&keeper);
     assert!(run.try_wait().unwrap().is_none(), "it was over before {killed} was killed");
-    assert_ended(&ended(run), 0, &["1.0 -> 1.1"]);
+    came_in(&space, &ended(run), "1.1", "1.0");
     assert!(comes_true(LONG, is_back));
-    space.serves("1.1", 2);
     let routed = space.routed(way);
 
     // Both at once: nobody is there to wait for it.
@@ -71,10 +71,22 @@ fn goes_on_over_a_restart(way: Way) {
     kill_api_server(&keeper);
     run.kill().unwrap();
     run.wait().unwrap();
-    assert_ended(&space.place.run(["resume"]).unwrap(), 0, &[]);
-    space.serves("1.2", 2);
+    came_in(&space, &space.place.run(["resume"]).unwrap(), "1.2", "1.1");
     assert!(routed.is_empty() || routed != space.routed(way), "{routed}");
     assert_eq!(space.field("lease/cdpipe-web-lock", "{.spec.holderIdentity}"), "");
+}
+
+/// The deploy went on to its end. On a busy machine the cluster's own controllers may need longer to find their API server again than a
+/// route is waited for: then it went back whole, says so, and the next one comes in.
+fn came_in(space: &Space, ended: &Ended, version: &str, former: &str) {
+    if ended.code == Some(3) {
+        assert_ended(ended, 3, &["took longer than 30s", &format!("{former} serves")]);
+        space.serves(former, 2);
+        assert_ended(&space.run(version), 0, &[]);
+    } else {
+        assert_ended(ended, 0, &[]);
+    }
+    space.serves(version, 2);
 }
 
 /// One after another: each takes the API server from everybody.

@@ -159,33 +159,87 @@ fn a_breach_while_the_swarm_rolls_sends_it_back() {
     assert_eq!((action.as_str(), shop.update_state().as_str()), ("pause", "completed"));
 }
 
-fn no_user_notices(name: &str, strategy: &str) {
+/// Where it is `steady`, no request fails.
+fn no_user_notices(name: &str, strategy: &str, steady: bool) {
     let Some(shop) = shop(name, strategy, true) else { return };
     assert_ended(&shop.deploy("1.0"), 0, &[]);
-    let users = Load { mix: Mix::only(Kind::Short), ..Load::on(shop.deployed.address) }.start().unwrap();
+    let socket = Kind::Socket { messages: 10, every_ms: 50, bytes: 200 };
+    let mix = Mix::new([(Kind::Short, 75), (Kind::Slow { ms: 300 }, 20), (socket, 5)]).unwrap();
+    let users = Load { mix, ..Load::on(shop.deployed.address) }.start().unwrap();
     assert_ended(&shop.deploy("1.1"), 0, &[]);
+    assert_ended(&shop.deploy("nothing"), 1, &["there is no image", "nothing was changed"]);
     assert_ended(&shop.deploy("exits"), 3, &["cannot find my configuration"]);
+    // Healthy releases get long enough for a busy machine; one that never is needs not be waited for.
+    let place = &shop.deployed.place;
+    let text = std::fs::read_to_string(place.work().join("shop.cd")).unwrap();
+    place.write("shop.cd", text.replace("within = 30s", "within = 3s")).unwrap();
+    assert_ended(&shop.deploy("never-healthy"), 3, &["never-healthy became ready in time"]);
+    place.write("shop.cd", text).unwrap();
+    assert_eq!(shop.deployed.ask().unwrap().version, "1.1");
     shop.deployed.place.write("errors-candidate", "50\n").unwrap();
     assert_ended(&shop.deploy("1.2"), 3, &["error_rate"]);
     let report = users.stop().unwrap();
-    assert!(report.failures().is_empty(), "{report}");
+    assert!(!steady || report.failures().is_empty(), "{report}");
     assert_eq!(shop.deployed.ask().unwrap().version, "1.1");
     assert!(comes_true(PATIENCE, || shop.running() == ["1.1"; 3]), "{:?}", shop.running());
 }
 
 #[test]
 fn blue_green_behind_the_proxy_fails_no_request() {
-    no_user_notices("swarm-blue-green", "blue_green { keep_old = 1s }");
+    no_user_notices("swarm-blue-green", "blue_green { keep_old = 1s }", true);
 }
 
 #[test]
 fn a_canary_behind_the_proxy_fails_no_request() {
-    no_user_notices("swarm-canary", "canary { step 34% for 1s }");
+    no_user_notices("swarm-canary", "canary { step 34% for 1s }", true);
 }
 
 #[test]
 fn rolling_behind_the_proxy_fails_no_request() {
-    no_user_notices("swarm-stepped", "rolling { batch = 2 }");
+    no_user_notices("swarm-stepped", "rolling { batch = 2 }", true);
+}
+
+#[test]
+fn recreate_behind_the_proxy_replaces_and_comes_back() {
+    no_user_notices("swarm-recreate", "recreate", false);
+}
+
+/// All that a Swarm can be told of rolling and of going back; and of former releases as many are kept as the service says.
+#[test]
+fn what_rolling_says_reaches_the_swarm() {
+    let strategy = "rolling {
+      batch = 3, pause = 2s, monitor = 700ms, order = stop_first, max_failures = 20%, failure_action = pause
+      rollback_config { batch = 2, pause = 1s, monitor = 600ms, order = start_first, max_failures = 50%, failure_action = continue }
+    }";
+    let Some(shop) = shop("swarm-told", strategy, false) else { return };
+    let place = &shop.deployed.place;
+    let text = std::fs::read_to_string(place.work().join("shop.cd")).unwrap();
+    place.write("shop.cd", text.replace("  drain    = 2s", "  drain    = 2s\n  retain   = 1")).unwrap();
+    let config = |of: &str| {
+        let fields = ["Parallelism", "Delay", "Monitor", "MaxFailureRatio", "Order", "FailureAction"];
+        let fields: Vec<String> = fields.iter().map(|field| format!("{{{{.Spec.{of}.{field}}}}}")).collect();
+        shop.docker(&["service", "inspect", "--format", &fields.join(" "), &shop.name])
+    };
+    assert_ended(&shop.deploy("1.0"), 0, &[]);
+    assert_eq!(config("UpdateConfig"), "3 2s 700ms 0.2 stop-first pause");
+    assert_eq!(config("RollbackConfig"), "2 1s 600ms 0.5 start-first continue");
+    // Told to pause, the Swarm does not go back by itself: cdpipe does, as `rollback_config` says.
+    assert_ended(&shop.deploy("exits"), 3, &["the Swarm holds the roll", "cannot find my configuration"]);
+    assert!(comes_true(PATIENCE, || shop.running() == ["1.0"; 3]), "{:?}", shop.running());
+    assert_eq!(config("UpdateConfig"), "2 1s 600ms 0.5 start-first continue");
+    assert_ended(&shop.deploy("1.1"), 0, &[]);
+    assert_ended(&shop.deploy("1.2"), 0, &[]);
+    let filter = format!("label=cdpipe.service={}", shop.name);
+    let kept = shop.docker(&[
+        "config",
+        "ls",
+        "--filter",
+        &filter,
+        "--filter",
+        "label=cdpipe.kind=release",
+        "--quiet",
+    ]);
+    assert_eq!(kept.lines().count(), 2, "what runs and one more: {kept}");
 }
 
 #[test]

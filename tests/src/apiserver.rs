@@ -127,7 +127,7 @@ impl Relay {
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
         write!(
             stream,
-            "PATCH {path}?fieldManager=somebody HTTP/1.1\r\nhost: lab\r\ncontent-type: application/merge-patch+json\r\ncontent-length: \
+            "PATCH {path}?fieldManager=somebody HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/merge-patch+json\r\ncontent-length: \
              {}\r\nconnection: close\r\n\r\n{patch}",
             patch.len()
         )?;

@@ -5,6 +5,10 @@
 
 use cdpipe_model::Fault;
 use cdpipe_model::ports::Call;
+use http::Response;
+use http::header::{CONTENT_TYPE, HeaderName, RETRY_AFTER};
+use http_body_util::{BodyExt as _, Full};
+use kube::client::{ClientBuilder, DynBody};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::Status;
 use kube::{Client, Config, Error};
@@ -13,6 +17,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
+use tower::util::MapResponseLayer;
 
 /// How long one answer of the API server may take.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
@@ -104,6 +109,8 @@ impl Cluster {
             }
             None => Config::infer().await.map_err(|error| unusable(&error))?,
         };
+        // We ask again ourselves, with our own deadlines.
+        config.default_retry = false;
         config.connect_timeout = Some(Duration::from_secs(5));
         config.read_timeout = Some(ANSWER_LIMIT);
         config.write_timeout = Some(ANSWER_LIMIT);
@@ -111,10 +118,34 @@ impl Cluster {
         let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
         let mut endless = config.clone();
         (endless.read_timeout, endless.write_timeout) = (None, None);
-        let client = Client::try_from(config).map_err(|error| unusable(&error))?;
-        let patient = Client::try_from(endless).map_err(|error| unusable(&error))?;
+        let client = built(config).map_err(|error| unusable(&error))?;
+        let patient = built(endless).map_err(|error| unusable(&error))?;
         Ok(Connected { client, patient, namespace, server })
     }
+}
+
+fn built(config: Config) -> Result<Client, Error> {
+    let layer = MapResponseLayer::new(overload as fn(Response<Box<DynBody>>) -> Response<Box<DynBody>>);
+    Ok(ClientBuilder::try_from(config)?.with_layer(&layer).build())
+}
+
+/// An API server that has too much to do, and whatever stands before it, says when to come again in a header beside plain text. What reads
+/// errors knows nothing of headers, so it is said in the way of the API's own errors.
+fn overload(response: Response<Box<DynBody>>) -> Response<Box<DynBody>> {
+    let text = |name: HeaderName| response.headers().get(name).and_then(|value| value.to_str().ok());
+    let (status, is_json) = (response.status(), text(CONTENT_TYPE).is_some_and(|kind| kind.contains("json")));
+    let after: Option<u32> = text(RETRY_AFTER).and_then(|seconds| seconds.trim().parse().ok());
+    let (false, true, Some(after)) = (is_json, matches!(status.as_u16(), 429 | 503 | 504), after) else {
+        return response;
+    };
+    let why = status.canonical_reason().unwrap_or_default();
+    let said = serde_json::json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": status.as_u16(),
+        "reason": why, "message": format!("{} {why}, come again in {after}s", status.as_u16()),
+        "details": {"retryAfterSeconds": after},
+    });
+    let body = Full::from(said.to_string()).map_err(|never| match never {});
+    response.map(|_| -> Box<DynBody> { Box::new(body) })
 }
 
 /// A cluster within one call.

@@ -116,14 +116,19 @@ impl Follow {
         Ok(Seen::As(Box::new(Workload::read(self.kind, found)?)))
     }
 
-    /// `None` where the version is too old.
+    /// `None` where the version is too old, or nobody answers: that a watch hangs says nothing of other requests.
     async fn begin(&mut self, session: &Session<'_>) -> Result<Option<Watch>, Fault> {
         let (api, version) = (&self.patient, &self.version);
         let params = WatchParams::default().fields(&self.selector).timeout(WATCH_S);
-        match session.ask(&format!("watch {}", self.what), || api.watch(&params, version)).await {
-            Ok(events) => Ok(Some(Box::pin(events))),
+        let begin = || async {
+            match tokio::time::timeout(SILENCE, api.watch(&params, version)).await {
+                Ok(begun) => begun.map(|events| -> Option<Watch> { Some(Box::pin(events)) }),
+                Err(_) => Ok(None),
+            }
+        };
+        match session.ask(&format!("watch {}", self.what), begin).await {
             Err(fault) if fault.kind == "gone" => Ok(None),
-            Err(fault) => Err(fault),
+            answer => answer,
         }
     }
 

@@ -197,10 +197,15 @@ impl Router for ServiceRouter {
             }
             let api: Api<Service> = Api::namespaced(session.client(), session.namespace());
             let (params, patch) = (PatchParams::apply(MANAGER), Patch::Apply(manifest));
-            session
-                .ask(&format!("apply the Service {name}"), || api.patch(&name, &params, &patch))
-                .await
-                .map(drop)
+            let what = format!("apply the Service {name}");
+            match session.ask(&what, || api.patch(&name, &params, &patch)).await {
+                // Somebody has written between our look and our change, or the answer to that was lost: looked at again, within the time.
+                Err(fault) if fault.kind == "conflict" => {
+                    session.pause(POLL).await?;
+                    self.apply(Call { deadline: session.left(), ..call }, wanted, seen).await
+                }
+                written => written.map(drop),
+            }
         })
     }
 

@@ -233,8 +233,19 @@ pub const SERVICE_SETTINGS: &[(&str, &[TargetKind])] = &[
 ];
 
 /// Why this setting of `rolling` means nothing on a target, where it means nothing.
-pub fn rolling_setting(target: TargetKind, setting: &str) -> Option<&'static str> {
+pub fn rolling_setting(
+    target: TargetKind,
+    traffic: Option<TrafficKind>,
+    setting: &str,
+) -> Option<&'static str> {
     match (target, setting) {
+        (TargetKind::Swarm, "failure_action" | "rollback_config") if traffic.is_some() => {
+            Some("before a router cdpipe takes the steps itself, and goes back as it came")
+        }
+        (TargetKind::Swarm, _) => None,
+        (_, "failure_action" | "rollback_config") => Some(
+            "only a Swarm rolls and goes back by settings of its own; here cdpipe goes back when too many fail",
+        ),
         (TargetKind::Kubernetes, "pause") => Some(
             "a Deployment has no pause between batches; `monitor` is how long each new pod must be ready",
         ),

@@ -102,6 +102,58 @@ pub struct Rolling {
     pub max_unavailable: Option<Count>,
     /// Instances above the wanted number; with `start_first` one batch if unset.
     pub max_surge: Option<Count>,
+    /// What a platform that rolls by itself does when too many fail; if unset it goes back, or does what a compose file says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure_action: Option<FailureAction>,
+    /// How such a platform goes back, where that is another way than forward.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub back: Option<RollingBack>,
+}
+
+impl Default for Rolling {
+    /// What `rolling` without settings means.
+    fn default() -> Self {
+        Self {
+            batch: Count::Instances(1),
+            pause_ms: 0,
+            monitor_ms: 5_000,
+            order: Order::StartFirst,
+            max_failures_percent: 0.0,
+            max_unavailable: None,
+            max_surge: None,
+            failure_action: None,
+            back: None,
+        }
+    }
+}
+
+/// What a platform that rolls by itself does when too many new instances fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureAction {
+    /// It goes back to what was before.
+    Rollback,
+    /// It stays where it is.
+    Pause,
+    /// It goes on.
+    Continue,
+}
+
+/// `rollback_config { … }`: how a platform that rolls by itself goes back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RollingBack {
+    /// Instances replaced at a time.
+    pub batch: Count,
+    /// Between two batches.
+    pub pause_ms: u64,
+    /// Time in which an instance counts as failed if it fails.
+    pub monitor_ms: u64,
+    /// Whether the old or the new goes first.
+    pub order: Order,
+    /// Share of instances that may fail, in percent.
+    pub max_failures_percent: f64,
+    /// What is done when more fail: never `rollback`.
+    pub failure_action: FailureAction,
 }
 
 /// How a platform is to roll by itself: `rolling { … }` with counts in instances.
@@ -123,6 +175,20 @@ pub struct RollPolicy {
     pub max_surge: u32,
     /// The way back: a failure holds the roll where it is and is told, and the platform does not turn round by itself.
     pub undo: bool,
+    /// What the platform does when too many fail; if unset it goes back, or does what a compose file says.
+    #[serde(default)]
+    pub failure_action: Option<FailureAction>,
+    /// How the platform goes back, with a batch in instances, where that is another way than forward.
+    #[serde(default)]
+    pub back: Option<RollingBack>,
+    /// Releases of which nothing runs that are kept afterwards.
+    #[serde(default = "retained")]
+    pub retain: u32,
+}
+
+/// What runs of before have kept.
+const fn retained() -> u32 {
+    5
 }
 
 impl Default for RollPolicy {
@@ -137,6 +203,9 @@ impl Default for RollPolicy {
             max_unavailable: 0,
             max_surge: 1,
             undo: false,
+            failure_action: None,
+            back: None,
+            retain: retained(),
         }
     }
 }

@@ -76,7 +76,12 @@ impl<'a> Containers<'a> {
     }
 
     fn visitors(&self) -> Running {
-        let mix = Mix::new([(Kind::Short, 60), (Kind::Fresh, 20), (Kind::Slow { ms: 300 }, 20)]);
+        let mix = Mix::new([
+            (Kind::Short, 60),
+            (Kind::Fresh, 20),
+            (Kind::Slow { ms: 300 }, 15),
+            (Kind::Socket { messages: 10, every_ms: 50, bytes: 200 }, 5),
+        ]);
         Load {
             rate_per_s: 40,
             mix: mix.unwrap(),

@@ -59,17 +59,27 @@ fn the_proxy_on_one_of_the_machines() {
     assert!(report.failures().iter().all(|record| record.status == Some(500)), "{report}");
     assert_eq!((shop.answers(), proxies(&shop)), ((200, "v3".to_owned()), first.clone()));
 
-    // Killed, the next run starts it with the table that it had: the release that nobody touches serves at once.
-    machines.shell("web-1", &format!("kill -9 {}", first[0]));
+    // Killed and started again, here by a unit of the machine's own, it has the table that it had.
+    let unit = format!("cdpipe-test-proxy-{}", shop.shop.address.port());
+    let start = format!(
+        "systemd-run --collect --unit={unit} --property=Restart=always --property=RestartSec=200ms \
+         $(ls -t {dir}/bin/cdpipe-* | head -n 1) proxy --state {dir}/proxy",
+        dir = shop.dir
+    );
+    let serves = |version: &str| {
+        comes_true(PATIENCE, || shop.shop.ask().is_ok_and(|answer| answer.version == version))
+    };
+    machines.shell("web-1", &format!("kill -9 {}; sleep 1; {start}", first[0]));
+    assert!(serves("v3"), "the table is not there again");
+    let second = proxies(&shop);
+    machines.shell("web-1", &format!("kill -9 {}", second[0]));
+    assert!(comes_true(PATIENCE, || proxies(&shop).first().is_some_and(|pid| *pid != second[0])));
+    assert!(serves("v3"), "the table is not there again");
+    // Without a unit the next run starts it.
+    machines.shell("web-1", &format!("systemctl stop {unit}"));
     assert!(comes_true(PATIENCE, || proxies(&shop).is_empty()));
-    let run = shop.shop.place.command(["run", FILE, "--set", "version=v6", "--set", "fault=slow-start=3s"]);
-    let run = { run }.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-    let mut run = run.unwrap();
-    let served = comes_true(PATIENCE, || shop.shop.ask().is_ok_and(|answer| answer.version == "v3"));
-    let ended = run.wait().unwrap();
-    assert!(served, "the table is not there again");
-    assert_eq!((ended.code(), shop.answers()), (Some(0), (200, "v6".to_owned())));
-    assert_ne!(proxies(&shop), first);
+    assert_ended(&shop.deploy("v6", ""), 0, &[]);
+    assert_eq!((shop.answers(), proxies(&shop).len()), ((200, "v6".to_owned()), 1));
 
     assert_ended(&shop.shop.place.run(["down", FILE]).unwrap(), 0, &["3 instances stopped"]);
     assert!(comes_true(PATIENCE, || proxies(&shop).is_empty()), "a proxy without routes ends");

@@ -6,12 +6,16 @@ use cdpipe_tests::deployed::comes_true;
 use std::io::Write as _;
 use std::time::Duration;
 
-/// The seeds to try. `cargo xtask soak` tries 1 to 50: `$CDPIPE_KILLED_KUBERNETES_CASES` is how many.
-fn seeds() -> Vec<u64> {
-    match std::env::var("CDPIPE_KILLED_KUBERNETES_CASES") {
-        Ok(count) => (1..=count.parse().unwrap()).collect(),
-        Err(_) => vec![6, 17, 38],
-    }
+/// Every strategy.
+const WAYS: [Way; 5] = [ROLLING, BLUE_GREEN, CANARY, RECREATE, THROUGH_ISTIO];
+
+/// The seeds to try. `cargo xtask soak` tries 1 to 50, each by one of the strategies in turn: `$CDPIPE_KILLED_KUBERNETES_CASES` is how many.
+fn seeds(way: Way) -> Vec<u64> {
+    let all = match std::env::var("CDPIPE_KILLED_KUBERNETES_CASES") {
+        Ok(count) => count.parse().unwrap(),
+        Err(_) => return vec![6, 17, 38],
+    };
+    (1..=all).filter(|seed| WAYS[usize::try_from(seed % 5).unwrap()].test == way.test).collect()
 }
 
 /// When the run of a seed is killed: between its start and a bit after its usual end.
@@ -25,7 +29,7 @@ fn killed_at_any_moment_it_is_gone_on_with(way: Way) {
     let Some(space) = Space::on(way, &test) else { return };
     assert_ended(&space.run("1.0"), 0, &[]);
     let mut version = "1.0";
-    for seed in seeds() {
+    for seed in seeds(way) {
         let former = version;
         version = if version == "1.1" { "1.2" } else { "1.1" };
         let mut run = space.begin(version);

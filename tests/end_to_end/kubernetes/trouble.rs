@@ -7,7 +7,7 @@ use cdpipe_tests::deployed::comes_true;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 #[test]
 fn who_may_not_is_told_which_verb_is_missing() {
@@ -189,7 +189,7 @@ fn a_canary_through_istio_comes_through_refusals_and_cuts_of_every_request() {
     comes_through_anything(THROUGH_ISTIO);
 }
 
-/// The time that an overloaded API server names is kept, and one that names no end of it is not waited for for ever.
+/// The time that an overloaded API server names is kept, but not one that is as good as for ever.
 #[test]
 fn who_says_when_to_come_again_is_not_asked_before() {
     let Some((space, relay)) = through_a_relay(ROLLING, "api-later") else { return };
@@ -205,12 +205,15 @@ fn who_says_when_to_come_again_is_not_asked_before() {
         waited += 1;
     }
     assert!(waited >= 8, "{asked:?}");
-    relay.decide(|asked| if asked.method == "PATCH" { Fate::Overload(3600) } else { Fate::Pass });
-    let begun = Instant::now();
-    assert_ended(&space.run("1.2"), 1, &["429"]);
-    assert!(begun.elapsed() < LONG, "{:?}", begun.elapsed());
-    relay.decide(|_| Fate::Pass);
-    space.serves("1.1", 2);
+    // A day is too long: it is asked again before.
+    let mut first = true;
+    relay.decide(move |asked| {
+        let now = asked.method == "PATCH" && std::mem::take(&mut first);
+        if now { Fate::Overload(86_400) } else { Fate::Pass }
+    });
+    assert_ended(&space.run("1.2"), 0, &[]);
+    assert_eq!(relay.met(&Fate::Overload(86_400)), 1);
+    space.serves("1.2", 2);
 }
 
 /// A watch that ends, that is too old before its first word, that is refused as too old, and that never says anything.
@@ -231,7 +234,9 @@ fn a_watch_that_expires_is_begun_anew() {
         assert_ended(&space.run(version), 0, &[]);
         assert!(relay.met(&fate) >= 1, "{fate:?} met nothing: {:?}", relay.asked());
         let whole = relay.asked().iter().filter(|asked| asked.is_watch()).count();
-        assert!(whole > relay.met(&fate), "no watch came to anything after {fate:?}");
+        // Nobody may be left to be watched once one has hung.
+        let over = fate == Fate::Hang || whole > relay.met(&fate);
+        assert!(over, "no watch came to anything after {fate:?}");
         space.serves(version, 2);
     }
 }
@@ -360,6 +365,8 @@ fn a_missing_right_is_named(way: Way, without: &[(&str, &str, &str)]) {
     };
     for missing in without {
         role(Some(*missing));
+        // So that the lock has to be made.
+        space.kubectl(&["-n", &space.name, "delete", "lease", "--all"]);
         let (verb, resource, group) = missing;
         let dot = if group.is_empty() { "" } else { "." };
         let ended = space.run("1.1");

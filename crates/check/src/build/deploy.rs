@@ -1,6 +1,6 @@
 //! Deploys and strategies.
 
-use super::strategies::{rolling_defaults, soak};
+use super::strategies::soak;
 use crate::checker::Checker;
 use crate::codes::{
     graph as graph_code, metrics as metric_code, names as name_code, strategies as code, types as type_code,
@@ -10,7 +10,7 @@ use crate::scope::{Around, Scope, Sets};
 use crate::structure::Block;
 use cdpipe_model::id::EnvName;
 use cdpipe_model::plan::{Deploy, Retry, Step, StepKind};
-use cdpipe_model::strategy::{Hold, Strategy};
+use cdpipe_model::strategy::{Hold, Rolling, Strategy};
 use cdpipe_syntax::{Diagnostic, Severity};
 
 /// How long a deploy may take beyond what it is told to wait, if it does not say otherwise.
@@ -61,7 +61,7 @@ impl<'b> Checker<'b> {
         let built = service.map(|service| self.service(service, environment, &inner));
         let named = found.name("strategy").and_then(|name| self.names.get(Names::Strategy, name));
         let own = self.own_strategy(block);
-        let strategy = self.strategy_of(named, own, &inner).unwrap_or(Strategy::Rolling(rolling_defaults()));
+        let strategy = self.strategy_of(named, own, &inner).unwrap_or(Strategy::Rolling(Rolling::default()));
         let named_watch = found.name("watch").and_then(|name| self.names.get(Names::Watch, name));
         let watch = self.watch_of(named_watch, block.child(Id::Watch), &inner);
         // Rules may not be added up between calls of `steps`, so both bodies get the same scope.

@@ -8,8 +8,8 @@ use crate::structure::Block;
 use crate::values::{Found, as_text};
 use cdpipe_model::plan::Approval;
 use cdpipe_model::strategy::{
-    BlueGreen, Canary, CanaryStep, Count, Hold, OldRelease, Order, Rolling, RouteMatch, Sticky, Strategy,
-    StrategyKind,
+    BlueGreen, Canary, CanaryStep, Count, FailureAction, Hold, OldRelease, Order, Rolling, RollingBack,
+    RouteMatch, Sticky, Strategy, StrategyKind,
 };
 use cdpipe_model::value::Value;
 use cdpipe_syntax::tree::{Expr, ExprKind, StrLit};
@@ -86,7 +86,12 @@ impl<'b> Checker<'b> {
                 .or(named_found.as_ref().filter(|found| found.has(name)))
         };
         Some(match kind_of(main)? {
-            StrategyKind::Rolling => self.rolling(main, &pick),
+            StrategyKind::Rolling => {
+                let back =
+                    [own, named].into_iter().flatten().find_map(|block| block.child(Id::RollbackConfig));
+                let back = back.map(|block| self.found(block, scope));
+                self.rolling(main, &pick, back.as_ref())
+            }
             StrategyKind::BlueGreen => Strategy::BlueGreen(BlueGreen {
                 keep_old_ms: pick("keep_old").and_then(|found| found.ms("keep_old")).unwrap_or(30_000),
                 old: match pick("old").and_then(|found| found.word("old")) {
@@ -113,8 +118,9 @@ impl<'b> Checker<'b> {
         &mut self,
         main: &Block<'_>,
         pick: &dyn Fn(&str) -> Option<&'f Found>,
+        back: Option<&Found>,
     ) -> Strategy {
-        let defaults = rolling_defaults();
+        let defaults = Rolling::default();
         let count = |name: &str| pick(name).and_then(|found| found.count(name));
         let ms = |name: &str| pick(name).and_then(|found| found.ms(name));
         let rolling = Rolling {
@@ -130,7 +136,10 @@ impl<'b> Checker<'b> {
                 .unwrap_or(0.0),
             max_unavailable: count("max_unavailable"),
             max_surge: count("max_surge"),
+            failure_action: pick("failure_action").and_then(|found| action_of(found.word("failure_action"))),
+            back: None,
         };
+        let rolling = Rolling { back: back.map(|found| going_back(found, &rolling)), ..rolling };
         let zero = |count: Option<Count>| {
             matches!(count, Some(Count::Instances(0)))
                 || matches!(count, Some(Count::Percent(share)) if share == 0.0)
@@ -311,15 +320,27 @@ impl<'b> Checker<'b> {
     }
 }
 
-pub(crate) fn rolling_defaults() -> Rolling {
-    Rolling {
-        batch: Count::Instances(1),
-        pause_ms: 0,
-        monitor_ms: 5_000,
-        order: Order::StartFirst,
-        max_failures_percent: 0.0,
-        max_unavailable: None,
-        max_surge: None,
+fn action_of(word: Option<&str>) -> Option<FailureAction> {
+    match word? {
+        "rollback" => Some(FailureAction::Rollback),
+        "pause" => Some(FailureAction::Pause),
+        _ => Some(FailureAction::Continue),
+    }
+}
+
+/// The way back; what it does not say is as forward, but for pauses.
+fn going_back(found: &Found, forward: &Rolling) -> RollingBack {
+    RollingBack {
+        batch: found.count("batch").unwrap_or(forward.batch),
+        pause_ms: found.ms("pause").unwrap_or(0),
+        monitor_ms: found.ms("monitor").unwrap_or(forward.monitor_ms),
+        order: match found.word("order") {
+            Some("stop_first") => Order::StopFirst,
+            Some(_) => Order::StartFirst,
+            None => forward.order,
+        },
+        max_failures_percent: found.percent("max_failures").unwrap_or(forward.max_failures_percent),
+        failure_action: action_of(found.word("failure_action")).unwrap_or(FailureAction::Pause),
     }
 }
 

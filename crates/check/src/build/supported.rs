@@ -66,20 +66,31 @@ impl<'b> Checker<'b> {
         }
         if let Strategy::Rolling(rolling) = strategy {
             let blocks = || [own, named].into_iter().flatten();
-            for (setting, is_set) in
-                [("pause", rolling.pause_ms > 0), ("max_failures", rolling.max_failures_percent > 0.0)]
-            {
-                if is_set && let Some(why) = capability::rolling_setting(target, setting) {
-                    let span = blocks().find_map(|block| block.setting(setting));
+            for (setting, is_set) in [
+                ("pause", rolling.pause_ms > 0),
+                ("max_failures", rolling.max_failures_percent > 0.0),
+                ("failure_action", rolling.failure_action.is_some()),
+                ("rollback_config", rolling.back.is_some()),
+            ] {
+                if is_set && let Some(why) = capability::rolling_setting(target, traffic, setting) {
+                    let set = blocks().find_map(|block| block.setting(setting).map(|setting| setting.span));
+                    let child =
+                        || blocks().find_map(|block| block.child(Id::RollbackConfig)).map(Block::head);
+                    let span = set.or_else(|| child().filter(|_| setting == "rollback_config"));
                     self.report(
                         Diagnostic::new(
                             &code::REFUSED,
-                            span.map_or(place.head(), |setting| setting.span),
+                            span.unwrap_or(place.head()),
                             format!("`{setting}` can't be kept in `{name}`: {why}"),
                         )
                         .also(
                             environment.child(Id::Target).map_or(environment.head(), |block| block.head()),
-                            format!("`target {}` rolls by itself", target.as_str()),
+                            match setting {
+                                "pause" | "max_failures" => {
+                                    format!("`target {}` rolls by itself", target.as_str())
+                                }
+                                _ => format!("`target {}`", target.as_str()),
+                            },
                         )
                         .help(format!("leave `{setting}` out")),
                     );

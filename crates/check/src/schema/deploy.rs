@@ -91,9 +91,62 @@ static ROLLING_BODY: Body = Body::new(
         .default("0%"),
         Setting::new("max_unavailable", Kind::Count, "Instances that may be missing from the wanted number."),
         Setting::new("max_surge", Kind::Count, "Instances above the wanted number."),
+        Setting::new(
+            "failure_action",
+            Kind::Enum(&FAILURE_ACTIONS),
+            "What a Swarm that rolls by itself does when too many fail; what a compose file says of it holds where this says nothing.",
+        )
+        .default("rollback"),
+    ],
+    &[&ROLLBACK_CONFIG],
+);
+
+static FAILURE_ACTIONS: [Member; 3] = [
+    m("rollback", "it goes back by itself, also while cdpipe is dead"),
+    m("pause", "it stays where it is, and cdpipe takes it back"),
+    m("continue", "it goes on, and cdpipe takes it back if it does not come to its end"),
+];
+
+static ROLLBACK_CONFIG: Statement = Statement::new(
+    Id::RollbackConfig,
+    "rollback_config",
+    "how a Swarm that rolls by itself goes back",
+)
+.body(&ROLLBACK_CONFIG_BODY)
+.once()
+.doc("What is left out is as on the way forward, but for the pause, of which there is none.")
+.example(
+    "rolling {\n  batch = 1\n  rollback_config { batch = 4, order = stop_first, max_failures = 50% }\n}",
+);
+
+static ROLLBACK_ACTIONS: [Member; 2] =
+    [m("pause", "it stays where it is, and the run says so"), m("continue", "it goes on")];
+
+static ROLLBACK_CONFIG_BODY: Body = Body::new(
+    &[
+        Setting::new("batch", Kind::Count, "Instances replaced at a time; by default as forward."),
+        Setting::new("pause", Kind::Duration(0), "Time between two batches.").default("0s"),
+        Setting::new(
+            "monitor",
+            Kind::Duration(0),
+            "Time in which an instance that fails counts as failed; by default as forward.",
+        ),
+        Setting::new(
+            "order",
+            Kind::Enum(&ORDERS),
+            "Whether the new or the old goes first; by default as forward.",
+        ),
+        Setting::new(
+            "max_failures",
+            Kind::Percent(0.0, 100.0),
+            "Share of instances that may fail; by default as forward.",
+        ),
+        Setting::new("failure_action", Kind::Enum(&ROLLBACK_ACTIONS), "What is done when more fail.")
+            .default("pause"),
     ],
     &[],
-);
+)
+.not_empty();
 
 static BLUE_GREEN: Statement =
     Statement::new(Id::BlueGreen, "blue_green", "a whole second set, then one switch")

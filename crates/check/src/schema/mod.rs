@@ -138,6 +138,7 @@ pub enum Id {
     Deploy,
     Set,
     Rolling,
+    RollbackConfig,
     BlueGreen,
     Canary,
     Recreate,

@@ -182,8 +182,7 @@ fn plan_of(before: &Plan, deploy: &Deploy, release: ReleaseSpec, seen: &Observat
             monitor_ms: 0,
             order: Order::StartFirst,
             max_failures_percent: 0.0,
-            max_unavailable: None,
-            max_surge: None,
+            ..Rolling::default()
         })
     };
     deploy.service.workload = Workload::Kept(Box::new(release));

@@ -18,8 +18,6 @@ use std::time::{Duration, Instant};
 
 /// Attempts while somebody else writes the service.
 const TRIES: u32 = 5;
-/// Releases that are kept for a rollback.
-const RETAIN: u32 = 5;
 /// How long a task may find no node that suits it before that is believed.
 const NO_NODE_FOR: Duration = Duration::from_secs(8);
 
@@ -51,7 +49,7 @@ impl At<'_> {
         self.write(spec, count, policy, fence, begun_before).await?;
         self.follow(spec, count, policy).await?;
         self.end_instances(spec).await?;
-        self.prune(&spec.service, RETAIN).await?;
+        self.prune(&spec.service, policy.retain).await?;
         self.instances(spec).await
     }
 
@@ -214,6 +212,8 @@ impl At<'_> {
         let since = seen.service.updated_at.as_deref().filter(|_| state.is_some());
         let trouble = trouble(one, spec, since, policy.undo);
         if matches!(state, Some(State::PAUSED | State::ROLLBACK_PAUSED)) {
+            // The hold is a change of the service too, and newer than what led to it.
+            let trouble = super::steps::trouble(one, spec, None, policy.undo);
             let mut fault = self.not_ready(spec, ready, count, &trouble, false).await;
             fault.message = format!("the Swarm holds the roll: {}", fault.message);
             return Ok(Look::Failed(fault));

@@ -19,7 +19,7 @@ use bollard::models::{
 use cdpipe_model::ports::expose;
 use cdpipe_model::release::{Artifact, ReleaseSpec};
 use cdpipe_model::service::{Health, HealthCheck, HealthKind};
-use cdpipe_model::strategy::{Order, RollPolicy};
+use cdpipe_model::strategy::{Count, FailureAction, Order, RollPolicy, RollingBack};
 use cdpipe_model::{Fault, Value};
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -372,40 +372,57 @@ fn without_tag(reference: &str) -> &str {
     }
 }
 
+/// How the Swarm is to roll and to go back. What the pipeline says wins over what a compose file says.
 fn update_configs(service: &mut ServiceSpec, policy: &RollPolicy) {
-    let parallelism = Some(i64::from(policy.batch));
-    let delay = Some(nanos(policy.pause_ms));
-    let monitor = Some(nanos(policy.monitor_ms.max(LEAST_MONITOR_MS)));
-    let max_failure_ratio = Some(policy.max_failures_percent / 100.0);
-    let start_first = policy.order == Order::StartFirst;
-    let said = service.update_config.take().and_then(|config| config.failure_action);
-    let forward = said.unwrap_or(ServiceSpecUpdateConfigFailureActionEnum::ROLLBACK);
+    use ServiceSpecRollbackConfigFailureActionEnum as BackAction;
+    use ServiceSpecUpdateConfigFailureActionEnum as Action;
+    let forward = RollingBack {
+        batch: Count::Instances(policy.batch),
+        pause_ms: policy.pause_ms,
+        monitor_ms: policy.monitor_ms,
+        order: policy.order,
+        max_failures_percent: policy.max_failures_percent,
+        failure_action: FailureAction::Pause,
+    };
+    let back = policy.back.as_ref();
+    // Going back by an update of ours: as the Swarm would by itself, where the pipeline says how.
+    let way = back.filter(|_| policy.undo).unwrap_or(&forward);
+    let written = service.update_config.take().and_then(|config| config.failure_action);
+    let action = match (policy.undo, policy.failure_action) {
+        (true, _) if way.failure_action == FailureAction::Continue => Action::CONTINUE,
+        (true, _) => Action::PAUSE,
+        (false, Some(FailureAction::Rollback)) => Action::ROLLBACK,
+        (false, Some(FailureAction::Pause)) => Action::PAUSE,
+        (false, Some(FailureAction::Continue)) => Action::CONTINUE,
+        (false, None) => written.unwrap_or(Action::ROLLBACK),
+    };
     service.update_config = Some(ServiceSpecUpdateConfig {
-        parallelism,
-        delay,
-        failure_action: Some(if policy.undo {
-            ServiceSpecUpdateConfigFailureActionEnum::PAUSE
-        } else {
-            forward
-        }),
-        monitor,
-        max_failure_ratio,
-        order: Some(if start_first {
-            ServiceSpecUpdateConfigOrderEnum::START_FIRST
-        } else {
-            ServiceSpecUpdateConfigOrderEnum::STOP_FIRST
+        parallelism: Some(i64::from(way.batch.of(policy.batch))),
+        delay: Some(nanos(way.pause_ms)),
+        failure_action: Some(action),
+        monitor: Some(nanos(way.monitor_ms.max(LEAST_MONITOR_MS))),
+        max_failure_ratio: Some(way.max_failures_percent / 100.0),
+        order: Some(match way.order {
+            Order::StartFirst => ServiceSpecUpdateConfigOrderEnum::START_FIRST,
+            Order::StopFirst => ServiceSpecUpdateConfigOrderEnum::STOP_FIRST,
         }),
     });
-    service.rollback_config.get_or_insert(ServiceSpecRollbackConfig {
-        parallelism,
-        delay: Some(0),
-        failure_action: Some(ServiceSpecRollbackConfigFailureActionEnum::PAUSE),
-        monitor,
-        max_failure_ratio,
-        order: Some(if start_first {
-            ServiceSpecRollbackConfigOrderEnum::START_FIRST
-        } else {
-            ServiceSpecRollbackConfigOrderEnum::STOP_FIRST
+    if back.is_none() && service.rollback_config.is_some() {
+        return;
+    }
+    let way = back.cloned().unwrap_or(RollingBack { pause_ms: 0, ..forward });
+    service.rollback_config = Some(ServiceSpecRollbackConfig {
+        parallelism: Some(i64::from(way.batch.of(policy.batch))),
+        delay: Some(nanos(way.pause_ms)),
+        failure_action: Some(match way.failure_action {
+            FailureAction::Continue => BackAction::CONTINUE,
+            FailureAction::Pause | FailureAction::Rollback => BackAction::PAUSE,
+        }),
+        monitor: Some(nanos(way.monitor_ms.max(LEAST_MONITOR_MS))),
+        max_failure_ratio: Some(way.max_failures_percent / 100.0),
+        order: Some(match way.order {
+            Order::StartFirst => ServiceSpecRollbackConfigOrderEnum::START_FIRST,
+            Order::StopFirst => ServiceSpecRollbackConfigOrderEnum::STOP_FIRST,
         }),
     });
 }

@@ -197,7 +197,7 @@ pub(super) fn sequence<'a>(
             Some(release) => {
                 let undo = *side == Role::Stable;
                 let fence = program.seen.fence.filter(|_| !undo);
-                let policy = crate::strategy::roll_policy(&spec.strategy, *count, undo);
+                let policy = crate::strategy::roll_policy(&spec.strategy, *count, undo, spec.service.retain);
                 let release = Box::new(release.clone());
                 vec![act(
                     ActionKind::Roll { environment: environment(), release, count: *count, fence, policy },

@@ -78,13 +78,14 @@ pub fn stable_of<'a>(seen: &'a Observation, candidate: &ReleaseId) -> Option<&'a
 }
 
 /// How a platform that rolls by itself is to do it; only `rolling` says more than the default.
-pub(crate) fn roll_policy(strategy: &Strategy, wanted: u32, undo: bool) -> RollPolicy {
-    match strategy {
+pub(crate) fn roll_policy(strategy: &Strategy, wanted: u32, undo: bool, retain: u32) -> RollPolicy {
+    let policy = match strategy {
         Strategy::Rolling(settings) => rolling::policy(settings, wanted, undo),
         Strategy::BlueGreen(_) | Strategy::Canary(_) | Strategy::Recreate => {
             RollPolicy { undo, ..RollPolicy::default() }
         }
-    }
+    };
+    RollPolicy { retain, ..policy }
 }
 
 /// The program that brings the candidate in. No steps means that it serves already.

@@ -3,7 +3,7 @@
 use super::{Inputs, after, settle, verify};
 use cdpipe_model::observe::Role;
 use cdpipe_model::program::{ProgramStep, Routing};
-use cdpipe_model::strategy::{Count, OldRelease, Order, RollPolicy, Rolling};
+use cdpipe_model::strategy::{Count, OldRelease, Order, RollPolicy, Rolling, RollingBack};
 
 pub(super) fn steps(
     inputs: &Inputs<'_>,
@@ -77,6 +77,12 @@ pub(super) fn policy(settings: &Rolling, wanted: u32, undo: bool) -> RollPolicy 
         max_unavailable,
         max_surge,
         undo,
+        failure_action: settings.failure_action,
+        back: settings.back.as_ref().map(|back| RollingBack {
+            batch: Count::Instances(back.batch.of(wanted).max(1)),
+            ..back.clone()
+        }),
+        ..RollPolicy::default()
     }
 }
 

@@ -110,8 +110,7 @@ pub(super) fn strategies() -> Vec<Strategy> {
             monitor_ms: 500,
             order,
             max_failures_percent: 20.0,
-            max_unavailable: None,
-            max_surge: None,
+            ..Rolling::default()
         })
     };
     vec![

@@ -29,6 +29,7 @@ fn any_strategy() -> impl proptest::strategy::Strategy<Value = Strategy> {
                 max_failures_percent,
                 max_unavailable,
                 max_surge,
+                ..Rolling::default()
             })
         },
     );
