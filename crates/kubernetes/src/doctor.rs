@@ -35,6 +35,8 @@ pub struct Wants {
     pub forwards: bool,
     /// What steers traffic, and the name of its object, where that must be there.
     pub traffic: Option<(TrafficKind, Option<String>)>,
+    /// Whether releases are subsets of a DestinationRule.
+    pub subsets: bool,
     /// What it applies.
     pub manifests: Vec<Manifest>,
 }
@@ -189,6 +191,9 @@ fn table(wants: &Wants) -> Vec<(&'static str, &'static str, &'static [&'static s
         all.extend([
             ("apps", "deployments", &["get", "list", "watch", "create", "patch", "delete"][..]),
             ("apps", "replicasets", &["list"]),
+            // What scales and guards the workloads is followed.
+            ("autoscaling", "horizontalpodautoscalers", &["list"]),
+            ("policy", "poddisruptionbudgets", &["list"]),
             ("", "pods", &["list", "patch"]),
             ("", "pods/log", &["get"]),
             ("", "events", &["list"]),
@@ -220,6 +225,9 @@ fn table(wants: &Wants) -> Vec<(&'static str, &'static str, &'static [&'static s
             ("", "events", &["list"]),
             ("apps", "replicasets", &["list"]),
         ]);
+    }
+    if wants.subsets {
+        all.push(("networking.istio.io", "destinationrules", &["get", "update"]));
     }
     match wants.traffic.as_ref().map(|(kind, _)| *kind) {
         Some(TrafficKind::Service) => all.extend([

@@ -157,6 +157,8 @@ fn wants(plan: &Plan, name: &EnvName, environment: &Environment, base: &Path) ->
         }
         _ => {}
     });
+    wants.subsets =
+        environment.traffic.as_ref().is_some_and(|traffic| traffic.settings.contains_key("destination_rule"));
     wants.traffic = environment.traffic.as_ref().map(|traffic| {
         let setting = match traffic.kind {
             TrafficKind::Gateway => "http_route",
