@@ -150,7 +150,6 @@ fn canaries_and_rollbacks_fail_no_request(test: &str, edge_of: Edge) {
         }
         timeline.allow_from(time(last) + ROUNDING, [stable.as_str()]);
         assert!((0..5).all(|_| version("canary: true\r\n") == stable && version("") == stable), "after {n}");
-        println!("{test} {n}: {:?}", clock.now());
     }
     let report = load.stop().unwrap();
     assert!(report.failures().is_empty(), "{report}");
@@ -179,7 +178,6 @@ fn canaries_and_rollbacks_fail_no_request(test: &str, edge_of: Edge) {
             "{new} of {all} at {percent} %"
         );
     }
-    println!("{test}: {shares:?} (candidate, all)\n{report}");
     assert_eq!(shares.len(), 2, "{shares:?}");
 }
 
