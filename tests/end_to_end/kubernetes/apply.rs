@@ -213,7 +213,7 @@ fn what_a_later_step_takes_back_is_exactly_as_it_was() {
     );
     assert_ended(&space.apply(), 3, &["restored ConfigMap", "restored Secret", "deleted ConfigMap"]);
     assert_eq!(["configmap/a", "secret/hidden"].map(|object| space.whole(object)), before);
-    assert_eq!(space.field("configmaps", "{.items[*].metadata.name}"), "a kube-root-ca.crt");
+    assert_eq!(space.field("configmap/b", "{.metadata.name}"), "", "what was made is gone");
     // Somebody else's hand in between is left alone, and a person is told.
     let patch = "{\\\"data\\\":{\\\"COLOUR\\\":\\\"blue\\\"}}";
     let kubectl = &space.kubectl;
