@@ -6,13 +6,15 @@
 //! service must agree to within a few seconds.
 
 use crate::client::Session;
+use crate::kind::KINDS;
+use crate::manifest::{EPOCH, SERVICE};
 use cdpipe_model::Fault;
 use cdpipe_model::plan::LockKey;
 use cdpipe_model::ports::{LockOwner, LockState};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::Api;
-use kube::api::PostParams;
+use kube::api::{ListParams, PostParams};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -41,12 +43,36 @@ pub(crate) async fn take(
 ) -> Result<u64, Fault> {
     for _ in 0..TRIES {
         let (found, state) = read(session, key).await?;
-        let next = next(&state, key, owner, millis(lease), now_ms(), session.call.epoch)?;
+        let known = if found.is_none() { written_last(session, key).await? } else { 0 };
+        let next = next(&state, key, owner, millis(lease), now_ms(), session.call.epoch.max(known))?;
         if write(session, key, found, &next).await? {
             return Ok(next.epoch);
         }
     }
     Err(contended(key))
+}
+
+/// The newest epoch under which a workload of the service was written. Where somebody has deleted the Lease it is all that is left of the
+/// count; one that began anew would be older than what is there.
+async fn written_last(session: &Session<'_>, key: &LockKey) -> Result<u64, Fault> {
+    let LockKey::Service { service, .. } = key else { return Ok(0) };
+    let params = ListParams::default().labels(&format!("{SERVICE}={service}"));
+    let mut newest = 0;
+    for kind in KINDS {
+        let api = kind.api(session);
+        match session.ask(&format!("list {}s", kind.as_str()), || api.list(&params)).await {
+            Ok(found) => {
+                let epochs = found.items.iter().filter_map(|one| {
+                    one.metadata.annotations.as_ref().and_then(|notes| notes.get(EPOCH)?.parse::<u64>().ok())
+                });
+                newest = epochs.fold(newest, u64::max);
+            }
+            // What may not be seen is not written either; whoever needs it says so.
+            Err(fault) if fault.kind == "forbidden" => {}
+            Err(fault) => return Err(fault),
+        }
+    }
+    Ok(newest)
 }
 
 /// What the lock becomes when `owner` takes it.

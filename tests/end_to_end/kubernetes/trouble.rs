@@ -124,6 +124,20 @@ fn who_has_lost_the_lock_writes_nothing_more() {
     assert_eq!(space.field("lease/cdpipe-shop-lock", "{.spec.holderIdentity}"), "");
 }
 
+#[test]
+fn a_lease_that_somebody_has_deleted_is_made_anew_and_the_count_goes_on() {
+    let Some(space) = Space::new("lease", "kubernetes-rolling.cd") else { return };
+    space.strategy("", "rolling {}");
+    assert_ended(&space.run("1.0"), 0, &[]);
+    assert_ended(&space.run("1.1"), 0, &[]);
+    let epoch = || space.field("deployment/shop", "{.metadata.annotations.cdpipe\\.dev/epoch}");
+    let before: u64 = epoch().parse().unwrap();
+    space.kubectl(&["-n", &space.name, "delete", "lease", "cdpipe-shop-lock"]);
+    assert_ended(&space.run("1.2"), 0, &[]);
+    space.serves("1.2", 4);
+    assert!(epoch().parse::<u64>().unwrap() > before, "{} after {before}", epoch());
+}
+
 /// A namespace with 1.0 in it, and a way to it on which single requests may come to grief.
 fn through_a_relay(way: Way, test: &str) -> Option<(Space, Relay)> {
     let mut space = Space::on(way, test)?;
