@@ -1,6 +1,7 @@
 //! Whether a cluster can be used, and for what. Asks, and changes nothing.
 
 use crate::client::{Cluster, Session};
+use crate::kind::Kind;
 use crate::objects::{self, Manifest};
 use cdpipe_model::Fault;
 use cdpipe_model::ports::{BoxFuture, Call};
@@ -17,6 +18,8 @@ use kube::core::{ApiResource, GroupVersionKind};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
+/// What is done with a workload.
+const WORKLOAD: &[&str] = &["get", "list", "watch", "create", "patch", "delete"];
 /// Questions at a time.
 const AT_A_TIME: usize = 16;
 
@@ -39,6 +42,8 @@ pub struct Wants {
     pub subsets: bool,
     /// What it applies.
     pub manifests: Vec<Manifest>,
+    /// What its services are made from, with all that comes with them.
+    pub services: Vec<Manifest>,
 }
 
 /// How a line is meant.
@@ -162,7 +167,8 @@ async fn namespace(session: &Session<'_>, wants: &Wants, found: &mut Checkup) {
     match session.ask(&format!("read the namespace {name}"), || api.get_opt(name)).await {
         Ok(Some(_)) => found.say("namespace", Health::Good, format!("{name} is there")),
         Ok(None) => {
-            let comes = wants.manifests.iter().any(|one| one.kind == "Namespace" && one.name == name);
+            let all = wants.manifests.iter().chain(&wants.services);
+            let comes = all.into_iter().any(|one| one.kind == "Namespace" && one.name == name);
             match comes {
                 true => found.say("namespace", Health::Good, format!("{name} comes with what is applied")),
                 false => found.lines.push(Line {
@@ -189,7 +195,7 @@ fn table(wants: &Wants) -> Vec<(&'static str, &'static str, &'static [&'static s
     let mut all: Vec<(&str, &str, &[&str])> = Vec::new();
     if wants.deploys {
         all.extend([
-            ("apps", "deployments", &["get", "list", "watch", "create", "patch", "delete"][..]),
+            ("apps", "deployments", WORKLOAD),
             ("apps", "replicasets", &["list"]),
             // What scales and guards the workloads is followed.
             ("autoscaling", "horizontalpodautoscalers", &["list"]),
@@ -200,6 +206,14 @@ fn table(wants: &Wants) -> Vec<(&'static str, &'static str, &'static [&'static s
             ("", "secrets", &["list", "delete"]),
             ("coordination.k8s.io", "leases", &["get", "create", "update"]),
         ]);
+    }
+    for one in &wants.services {
+        match Kind::of(&one.kind).filter(|_| one.group() == "apps") {
+            Some(Kind::StatefulSet) => all.push(("apps", "statefulsets", WORKLOAD)),
+            Some(Kind::DaemonSet) => all.push(("apps", "daemonsets", WORKLOAD)),
+            Some(Kind::Deployment) | None => continue,
+        }
+        all.push(("apps", "controllerrevisions", &["list"]));
     }
     if wants.secrets {
         all.push(("", "secrets", &["create", "patch"]));
@@ -261,6 +275,14 @@ async fn rights(session: &Session<'_>, wants: &Wants, found: &mut Checkup) -> Re
     }
     for (group, resource, namespace) in objects::places(session, &wants.manifests).await? {
         rights.extend(["get", "create", "patch", "update", "delete"].into_iter().map(|verb| Right {
+            namespace: namespace.clone(),
+            group: group.clone(),
+            resource: resource.clone(),
+            verb,
+        }));
+    }
+    for (group, resource, namespace) in objects::places(session, &wants.services).await? {
+        rights.extend(["create", "patch"].into_iter().map(|verb| Right {
             namespace: namespace.clone(),
             group: group.clone(),
             resource: resource.clone(),

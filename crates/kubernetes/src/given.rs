@@ -103,7 +103,11 @@ impl Source {
         Self { path: path.to_owned(), workload: workload.map(str::to_owned), text }
     }
 
-    fn read(&self, base: &Path) -> Result<Vec<Manifest>, Fault> {
+    /// All of them.
+    ///
+    /// # Errors
+    /// `artifact-missing`, `manifest-invalid`, `artifact-unfit`.
+    pub fn read(&self, base: &Path) -> Result<Vec<Manifest>, Fault> {
         let mut texts = Vec::new();
         if self.path == STDIN {
             let text = self.text.clone().unwrap_or_default();

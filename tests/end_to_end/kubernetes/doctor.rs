@@ -30,12 +30,35 @@ impl Space {
         assert!(text.contains(from), "{from:?} is not in\n{text}");
         std::fs::write(&path, text.replace(from, to)).unwrap();
     }
+
+    /// Has the pipeline be run by an account of its own in this namespace, which may nothing.
+    fn by_an_account(&self) {
+        self.kubectl(&["-n", &self.name, "create", "serviceaccount", "deployer"]);
+        let token = self.kubectl(&["-n", &self.name, "create", "token", "deployer"]);
+        let text = std::fs::read_to_string(&self.kubeconfig).unwrap();
+        let text = text
+            .replace("cdpipe-lab-viewer", "other")
+            .replace("token: cdpipe-lab", &format!("token: {}", token.trim()));
+        self.place.write("kubeconfig", text).unwrap();
+        self.change("target kubernetes {", "target kubernetes { kubeconfig = \"kubeconfig\",");
+    }
+
+    /// Applies the roles that were printed, as they stand.
+    fn give(&self, rights: &Value) {
+        let (_, roles) = rights["help"].as_str().unwrap().split_once('\n').unwrap();
+        let path = self.place.write("roles.yaml", roles).unwrap();
+        self.kubectl(&["apply", "-f", &path.display().to_string()]);
+    }
+}
+
+fn missing(rights: &Value) -> Vec<&str> {
+    rights["missing"].as_array().unwrap().iter().filter_map(Value::as_str).collect()
 }
 
 #[test]
 fn what_the_doctor_asks_for_is_what_a_run_needs() {
     let Some(space) = Space::new("doctor", "kubernetes-rolling.cd") else { return };
-    let (name, kubectl) = (&space.name, |args: &[&str]| space.kubectl(args));
+    let name = &space.name;
     let seen = found(&space.place, 0);
     let health: Vec<(&str, &str)> =
         seen.iter().map(|(what, health, _)| (what.as_str(), health.as_str())).collect();
@@ -61,20 +84,12 @@ fn what_the_doctor_asks_for_is_what_a_run_needs() {
     );
     space.change("target kubernetes { context = \"viewer\",", "target kubernetes {");
 
-    // An account of its own in this namespace, which may nothing.
-    kubectl(&["-n", name, "create", "serviceaccount", "deployer"]);
-    let token = kubectl(&["-n", name, "create", "token", "deployer"]);
-    let text = std::fs::read_to_string(&space.kubeconfig).unwrap();
-    let text = text
-        .replace("cdpipe-lab-viewer", "other")
-        .replace("token: cdpipe-lab", &format!("token: {}", token.trim()));
-    space.place.write("kubeconfig", text).unwrap();
-    space.change("target kubernetes {", "target kubernetes { kubeconfig = \"kubeconfig\",");
+    space.by_an_account();
     space.place.write("k8s/set.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n").unwrap();
     space.change("stage before {", "stage objects {\n  apply \"k8s\" to cluster\n}\n\nstage before {");
     let seen = found(&space.place, 1);
     let rights = of(&seen, "rights");
-    let missing: Vec<&str> = rights["missing"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    let missing = missing(rights);
     for right in [
         "patch deployments.apps",
         "list pods",
@@ -86,9 +101,7 @@ fn what_the_doctor_asks_for_is_what_a_run_needs() {
     }
     assert_ended(&space.run("1.1"), 1, &["grant"]);
     // What it says can be applied as it stands, and with it the same run succeeds.
-    let (_, roles) = rights["help"].as_str().unwrap().split_once('\n').unwrap();
-    let path = space.place.write("roles.yaml", roles).unwrap();
-    kubectl(&["apply", "-f", &path.display().to_string()]);
+    space.give(rights);
     let seen = found(&space.place, 0);
     assert_eq!(of(&seen, "rights")["health"], "good");
     // That it may not look at namespaces is no fault of the pipeline.
@@ -96,6 +109,25 @@ fn what_the_doctor_asks_for_is_what_a_run_needs() {
     assert_ended(&space.run("1.1"), 0, &[]);
     space.serves("1.1", 4);
     assert_eq!(space.field("configmap/a", "{.metadata.name}"), "a");
+}
+
+#[test]
+fn what_manifests_of_a_service_need_is_asked_too() {
+    let more = "\n  serviceName: store\n  replicas: 1";
+    let Some(space) = Space::given("doctor-given", "StatefulSet", more, "", "rolling {}") else { return };
+    space.by_an_account();
+    let seen = found(&space.place, 1);
+    let rights = of(&seen, "rights");
+    let missing = missing(rights);
+    for right in ["watch statefulsets.apps", "list controllerrevisions.apps", "create configmaps"] {
+        assert!(missing.contains(&right), "{right} is not in {missing:?}");
+    }
+    space.give(rights);
+    assert_eq!(of(&found(&space.place, 0), "rights")["health"], "good");
+    assert_ended(&space.run("1.0"), 0, &[]);
+    space.serves("1.0", 1);
+    assert_ended(&space.run("1.1"), 0, &[]);
+    space.serves("1.1", 1);
 }
 
 #[test]

@@ -17,7 +17,7 @@ const MANIFESTS: &str = "apiVersion: apps/v1\nkind: @KIND@\nmetadata: {name: sto
 
 impl Space {
     /// A namespace with these manifests and a pipeline that deploys the service made from them.
-    fn given(test: &str, kind: &str, more: &str, service: &str, strategy: &str) -> Option<Self> {
+    pub(super) fn given(test: &str, kind: &str, more: &str, service: &str, strategy: &str) -> Option<Self> {
         let space = Self::new(test, "kubernetes-rolling.cd")?;
         let text = MANIFESTS.replace("@KIND@", kind).replace("@MORE@", more);
         space.place.write("k8s/store.yaml", text).unwrap();

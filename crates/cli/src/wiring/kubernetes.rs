@@ -5,7 +5,7 @@ use cdpipe_kubernetes::{Cluster, Kubernetes, Manifests, ServiceRouter, Source, W
 use cdpipe_model::Value;
 use cdpipe_model::plan::StepKind;
 use cdpipe_model::ports::{Router, Target};
-use cdpipe_model::service::{Environment, TrafficSpec, Workload};
+use cdpipe_model::service::{Environment, Service, TrafficSpec, Workload};
 use cdpipe_model::strategy::Strategy;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,6 +34,12 @@ pub(super) fn target(environment: &Environment, site: &Site<'_>) -> Arc<dyn Targ
     }
 }
 
+/// The manifests that a service is made from, if it is.
+pub(crate) fn source_of(service: &Service) -> Option<Source> {
+    let Workload::Manifest { path, workload, text, .. } = &service.workload else { return None };
+    Some(Source { path: path.clone(), workload: workload.clone(), text: text.clone() })
+}
+
 /// What the plan says of the services that it deploys there.
 fn manifests(environment: &Environment, site: &Site<'_>) -> Manifests {
     let mut found = Manifests::default();
@@ -43,8 +49,7 @@ fn manifests(environment: &Environment, site: &Site<'_>) -> Manifests {
             return;
         }
         let service = &deploy.service;
-        if let Workload::Manifest { path, workload, text, .. } = &service.workload {
-            let source = Source { path: path.clone(), workload: workload.clone(), text: text.clone() };
+        if let Some(source) = source_of(service) {
             found.sources.insert(service.name.clone(), source);
         }
         if service.adopt {

@@ -6,7 +6,7 @@ mod kubernetes;
 mod routers;
 mod swarm;
 
-pub(crate) use kubernetes::cluster_of as cluster;
+pub(crate) use kubernetes::{cluster_of as cluster, source_of};
 
 use crate::failure::{self, Failure};
 use cdpipe_engine::Ports;

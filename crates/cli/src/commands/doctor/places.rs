@@ -136,6 +136,10 @@ fn wants(plan: &Plan, name: &EnvName, environment: &Environment, base: &Path) ->
     wiring::each_step(plan, &mut |step| match &step.kind {
         StepKind::Deploy(deploy) if deploy.environment == *name => {
             wants.deploys = true;
+            if let Some(source) = wiring::source_of(&deploy.service) {
+                // That they can't be read is said by a plan.
+                wants.services.extend(source.read(base).unwrap_or_default());
+            }
             wants.exec |= deploy
                 .verify
                 .iter()
