@@ -19,6 +19,7 @@ mod lab;
 mod net;
 mod process;
 mod project;
+mod runner;
 mod say;
 mod soak;
 mod sys;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         "bench" => bench::command(rest),
         "soak" => soak::command(rest),
         "lab" => lab::command(rest),
+        runner::NAME => runner::command(rest),
         "help" | "-h" | "--help" => {
             say(USAGE);
             Ok(())

@@ -11,7 +11,7 @@ use crate::args::Args;
 use crate::lab::{self, For};
 use crate::process::{Job, Stream};
 use crate::say::{complain, duration, heading, say};
-use crate::{project, sys};
+use crate::{project, runner, sys};
 
 /// Building all tests and binaries, cold, on two cores.
 const BUILD_WITHIN: Duration = Duration::from_secs(40 * 60);
@@ -131,7 +131,8 @@ pub(crate) fn run(
     within: Duration,
     env: &BTreeMap<String, String>,
 ) -> Result<Run, String> {
-    let mut args = vec!["test".to_owned(), "--workspace".to_owned(), "--no-fail-fast".to_owned()];
+    let mut args: Vec<String> =
+        ["--config", &runner::option(), "test", "--workspace", "--no-fail-fast"].map(str::to_owned).into();
     if !filter.is_empty() {
         args.push("--".to_owned());
         args.extend(filter.iter().cloned());

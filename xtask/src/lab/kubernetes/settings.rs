@@ -219,14 +219,15 @@ impl Settings {
     }
 
     pub(super) fn kubelet(&self, binary: &Path, port: u16) -> Result<Command, Trouble> {
-        // Free space is judged by the whole disk of the machine, which others fill: no eviction for that.
+        // Free space is judged by the whole disk of the machine, which others fill: no eviction for that. An `eventRecordQPS` of 0 is no
+        // limit by its documentation, but the client below it takes it for its default, five a second.
         let text = format!(
             "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\naddress: {node}\nport: {api}\nreadOnlyPort: 0\n\
              healthzBindAddress: 127.0.0.1\nhealthzPort: {port}\ncgroupDriver: cgroupfs\nfailCgroupV1: false\nfailSwapOn: false\n\
              cgroupsPerQOS: false\nenforceNodeAllocatable: []\nlocalStorageCapacityIsolation: false\ncontainerRuntimeEndpoint: \
              unix://{socket}\nauthentication: {{anonymous: {{enabled: true}}, webhook: {{enabled: false}}}}\nauthorization: {{mode: \
              AlwaysAllow}}\nclusterDNS: [{dns}]\nclusterDomain: cluster.local\nserializeImagePulls: false\nregistryPullQPS: 0\n\
-             eventRecordQPS: 0\nimageGCHighThresholdPercent: 100\nevictionHard: {{memory.available: 100Mi}}\n\
+             eventRecordQPS: 500\neventBurst: 1000\nimageGCHighThresholdPercent: 100\nevictionHard: {{memory.available: 100Mi}}\n\
              syncFrequency: 10s\nfileCheckFrequency: 20s\nmaxPods: 250\npodLogsDir: {logs}\n",
             node = self.node(),
             api = net::free_port()?,
