@@ -1,6 +1,7 @@
 //! Writing workloads: server-side, at the version that was read, under the newest lock.
 
 use crate::client::Session;
+use crate::found::fence;
 use crate::kind::{self, Kind, Workload};
 use crate::manifest::{self, EPOCH, MANAGER, SERVICE, Wanted, is_ours};
 use crate::target::Kubernetes;
@@ -65,6 +66,27 @@ async fn scale(session: &Session<'_>, seen: &Workload, count: u32) -> Result<Dyn
     }));
     let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
     session.ask(&format!("scale the {}", seen.title()), || api.patch(seen.name(), &params, &patch)).await
+}
+
+/// Has a workload that was just applied have so many pods, whoever writes other things of it in between. Both writes at one go would
+/// hardly ever come through beside somebody who writes all the time.
+async fn scale_applied(session: &Session<'_>, applied: Workload, count: u32) -> Result<DynamicObject, Fault> {
+    let mut seen = applied;
+    for _ in 1..TRIES {
+        match scale(session, &seen, count).await {
+            Err(fault) if fault.kind == "conflict" => {
+                let Some(now) = kind::get(session, seen.kind, seen.name()).await? else { return Err(fault) };
+                stale(&now, session.call)?;
+                if fence(&now) != fence(&seen) {
+                    // Its template is another by now: whether to go on is to be decided anew.
+                    return Err(fault);
+                }
+                seen = now;
+            }
+            answer => return answer,
+        }
+    }
+    scale(session, &seen, count).await
 }
 
 /// Has a Deployment have at most so many pods; one that is gone has none.
@@ -163,7 +185,7 @@ impl Kubernetes {
                             if applied.replicas() == count {
                                 return Ok(Some(applied));
                             }
-                            scale(session, &applied, count).await
+                            scale_applied(session, applied, count).await
                         }
                         (applied, _) => applied,
                     }
