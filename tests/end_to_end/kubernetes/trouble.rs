@@ -300,7 +300,7 @@ fn another_writer_is_no_hindrance(way: Way) {
                         wrote.fetch_add(1, Ordering::Relaxed);
                     }
                 }
-                std::thread::sleep(Duration::from_millis(20));
+                std::thread::sleep(Duration::from_millis(100));
             }
         })
     };

@@ -1,7 +1,7 @@
 //! The actions that a step of a program is made of.
 
-use super::QUICK_MS;
 use super::table::{is_routed, leaving, preview_table, table_for};
+use super::{QUICK_MS, ROUTED_MS};
 use crate::state::DeployState;
 use cdpipe_model::action::{ActionKind, Block};
 use cdpipe_model::observe::{Instance, Role, RouteTable};
@@ -70,7 +70,7 @@ pub(super) fn sequence<'a>(
                 ActionKind::Route { environment: environment(), table: Box::new(table.clone()), seen },
                 QUICK_MS,
             ),
-            act(ActionKind::AwaitRouted { environment: environment(), table: Box::new(table) }, QUICK_MS),
+            act(ActionKind::AwaitRouted { environment: environment(), table: Box::new(table) }, ROUTED_MS),
         ]
     };
     let drained = |release: &ReleaseSpec, instances: Vec<Instance>| -> Option<Micro<'a>> {

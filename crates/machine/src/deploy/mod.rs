@@ -31,6 +31,10 @@ use table::{environment, is_routed};
 /// Time for things that should be quick, and whose length no setting bounds.
 const QUICK_MS: u64 = 30_000;
 
+/// Time until a route that was written is seen to be in use. A platform's controllers that have lost their API server for a moment may
+/// sleep for half a minute before they look for it again.
+const ROUTED_MS: u64 = 90_000;
+
 /// Time to find an artifact, which may have to be downloaded.
 const RESOLVE_MS: u64 = 10 * 60_000;
 
