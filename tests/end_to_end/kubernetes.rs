@@ -53,9 +53,9 @@ fn a_deployment_rolls_and_the_same_again_is_nothing_to_do() {
     assert_eq!(space.field("deployment/shop", "{.metadata.generation}"), rolled);
     let down = space.place.run(["down", "pipeline.cd"]).unwrap();
     assert_ended(&down, 0, &[]);
-    // The pod of the validator goes a moment after its end.
+    // The Job of a validator stays for a while.
     assert_eq!(space.field("deployments", "{.items[*].metadata.name}"), "");
-    assert!(comes_true(LONG, || space.field("pods", "{.items[*].metadata.name}").is_empty()));
+    assert!(comes_true(LONG, || space.pods().is_empty()));
 }
 
 #[test]

@@ -300,7 +300,8 @@ fn another_writer_is_no_hindrance(way: Way) {
                         wrote.fetch_add(1, Ordering::Relaxed);
                     }
                 }
-                std::thread::sleep(Duration::from_millis(100));
+                // More often than this it is the cluster's own controllers that no longer get through.
+                std::thread::sleep(Duration::from_millis(400));
             }
         })
     };
@@ -316,7 +317,7 @@ fn another_writer_is_no_hindrance(way: Way) {
     assert!(done, "it goes on and on");
     assert_ended(&ended(child.take().unwrap()), 0, &["1.0 -> 1.1"]);
     assert!(
-        wrote.load(Ordering::Relaxed) >= 20,
+        wrote.load(Ordering::Relaxed) >= 10,
         "the other one wrote {} times only",
         wrote.load(Ordering::Relaxed)
     );

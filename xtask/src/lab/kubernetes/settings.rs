@@ -198,6 +198,9 @@ impl Settings {
             format!("--cert-dir={}", self.at("certificates")),
             format!("--service-account-private-key-file={}", self.at("accounts.key")),
             format!("--root-ca-file={}", self.at("certificates/apiserver.crt")),
+            // Tests that run at a time would wait for each other at the twenty requests a second that are its default.
+            "--kube-api-qps=200".to_owned(),
+            "--kube-api-burst=400".to_owned(),
         ];
         Ok(program(binary, &args))
     }
