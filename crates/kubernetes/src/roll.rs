@@ -126,15 +126,17 @@ impl Kubernetes {
                 return Err(Fault::new("not-ready", format!("{} gets no pods: {why}", what(spec)))
                     .help("a quota or an admission rule stands in the way; `kubectl describe replicaset` shows more"));
             }
-            // Only a Deployment has a deadline of its own.
-            let late = roll.kind != Kind::Deployment && moved_on.elapsed() >= roll.within();
+            // Only a Deployment has a deadline of its own. Its verdict may be that of the template of before, which stays until pods of the
+            // new one come: it counts once it has not got on for as long here, too.
+            let says_so = roll.kind != Kind::Deployment || progress.too_slow;
+            let late = says_so && moved_on.elapsed() >= roll.within();
             // What keeps it from getting on only its pods tell.
-            if progress.too_slow || late || pace.is_over() {
+            if late || pace.is_over() {
                 let pods = found::pods_of(session, spec).await?;
                 if let Some(hopeless) = patience.judge(&pods, &id, 0) {
                     return Err(pods::not_ready(session, &self.masker, &what(spec), &hopeless).await);
                 }
-                if progress.too_slow || late {
+                if late {
                     return Err(pods::too_slow(session, &self.masker, &what(spec), &id, &pods, count).await);
                 }
                 if roll.kind == Kind::StatefulSet {
