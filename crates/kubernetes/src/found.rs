@@ -115,21 +115,7 @@ impl Found {
         adopt: bool,
     ) -> Result<(Self, Option<Workload>), Fault> {
         let params = ListParams::default().labels(&format!("{SERVICE}={service}"));
-        let mut workloads = Vec::new();
-        for kind in KINDS {
-            let api = kind.api(session);
-            let listed = session.ask(&format!("list {}s", kind.as_str()), || api.list(&params)).await;
-            match listed {
-                Ok(listed) => {
-                    for one in listed.items {
-                        workloads.push(Workload::read(kind, one)?);
-                    }
-                }
-                // Who may see Deployments only has no other.
-                Err(fault) if fault.kind == "forbidden" && is_other(kind, place) => {}
-                Err(fault) => return Err(fault),
-            }
-        }
+        let mut workloads = workloads(session, &params, place).await?;
         let client = session.client();
         let sets: Api<ReplicaSet> = Api::namespaced(client.clone(), session.namespace());
         let revisions: Api<ControllerRevision> = Api::namespaced(client, session.namespace());
@@ -141,7 +127,13 @@ impl Found {
         };
         let mut pods = pods(session, &params).await?;
         let named = match place {
-            Some((kind, name)) => crate::kind::get(session, *kind, name).await?,
+            // What is there already has no label of ours.
+            Some((kind, name)) => {
+                match workloads.iter().find(|one| one.kind == *kind && one.name() == name) {
+                    Some(listed) => Some(listed.clone()),
+                    None => crate::kind::get(session, *kind, name).await?,
+                }
+            }
             None => workloads.iter().find(|one| rolls(one)).cloned(),
         };
         let mut adopted = None;
@@ -245,6 +237,32 @@ fn is_other(kind: Kind, place: Option<&(Kind, String)>) -> bool {
 /// Whether a workload rolls from release to release: its name is that of none.
 fn rolls(workload: &Workload) -> bool {
     release_of(&workload.template).is_none_or(|id| !workload.name().ends_with(id.as_str()))
+}
+
+/// The workloads of a service; `place` is the one that rolls.
+///
+/// # Errors
+/// If the cluster can't be asked.
+pub(crate) async fn workloads(
+    session: &Session<'_>,
+    params: &ListParams,
+    place: Option<&(Kind, String)>,
+) -> Result<Vec<Workload>, Fault> {
+    let mut workloads = Vec::new();
+    for kind in KINDS {
+        let api = kind.api(session);
+        match session.ask(&format!("list {}s", kind.as_str()), || api.list(params)).await {
+            Ok(listed) => {
+                for one in listed.items {
+                    workloads.push(Workload::read(kind, one)?);
+                }
+            }
+            // Who may see Deployments only has no other.
+            Err(fault) if fault.kind == "forbidden" && is_other(kind, place) => {}
+            Err(fault) => return Err(fault),
+        }
+    }
+    Ok(workloads)
 }
 
 /// The pods of a service.

@@ -17,6 +17,7 @@ use kube::Api;
 use kube::api::{ListParams, PostParams};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The state, as JSON.
@@ -31,25 +32,69 @@ struct State {
     lease_ms: u64,
 }
 
-/// Takes the lock, or renews it if it is ours. Answers its epoch.
-///
-/// # Errors
-/// `locked` (transient) while somebody else holds it.
-pub(crate) async fn take(
-    session: &Session<'_>,
-    key: &LockKey,
-    owner: &LockOwner,
-    lease: Duration,
-) -> Result<u64, Fault> {
-    for _ in 0..TRIES {
-        let (found, state) = read(session, key).await?;
-        let known = if found.is_none() { written_last(session, key).await? } else { 0 };
-        let next = next(&state, key, owner, millis(lease), now_ms(), session.call.epoch.max(known))?;
-        if write(session, key, found, &next).await? {
-            return Ok(next.epoch);
+/// The Leases as we wrote them last: one that is renewed need not be read. Whether it is still that the cluster knows, which refuses what
+/// is written on a version that is no more.
+#[derive(Debug, Default)]
+pub(crate) struct Leases(Mutex<BTreeMap<LockKey, Lease>>);
+
+impl Leases {
+    /// Takes the lock, or renews it if it is ours. Answers its epoch.
+    ///
+    /// # Errors
+    /// `locked` (transient) while somebody else holds it.
+    pub(crate) async fn take(
+        &self,
+        session: &Session<'_>,
+        key: &LockKey,
+        owner: &LockOwner,
+        lease: Duration,
+    ) -> Result<u64, Fault> {
+        for _ in 0..TRIES {
+            let (found, state) = self.known(session, key).await?;
+            let known = if found.is_none() { written_last(session, key).await? } else { 0 };
+            let next = next(&state, key, owner, millis(lease), now_ms(), session.call.epoch.max(known))?;
+            if let Some(written) = write(session, key, found, &next).await? {
+                self.written().insert(key.clone(), written);
+                return Ok(next.epoch);
+            }
+        }
+        Err(contended(key))
+    }
+
+    /// Gives the lock back if it is ours.
+    ///
+    /// # Errors
+    /// If the cluster can't be asked.
+    pub(crate) async fn give_back(
+        &self,
+        session: &Session<'_>,
+        key: &LockKey,
+        owner: &LockOwner,
+    ) -> Result<(), Fault> {
+        for _ in 0..TRIES {
+            let (found, state) = self.known(session, key).await?;
+            if state.held.as_ref().is_none_or(|held| held.owner.run != owner.run) {
+                return Ok(());
+            }
+            if write(session, key, found, &State { held: None, ..state }).await?.is_some() {
+                return Ok(());
+            }
+        }
+        Err(contended(key))
+    }
+
+    /// What we wrote last, once; else what the cluster has.
+    async fn known(&self, session: &Session<'_>, key: &LockKey) -> Result<(Option<Lease>, State), Fault> {
+        let ours = self.written().remove(key);
+        match ours {
+            Some(ours) => Ok((Some(ours.clone()), state(key, Some(&ours))?)),
+            None => read(session, key).await,
         }
     }
-    Err(contended(key))
+
+    fn written(&self) -> MutexGuard<'_, BTreeMap<LockKey, Lease>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The newest epoch under which a workload of the service was written. Where somebody has deleted the Lease it is all that is left of the
@@ -103,23 +148,6 @@ fn next(
     Ok(State { epoch, held: Some(LockState { owner: owner.clone(), since_ms, expires_ms, epoch }), lease_ms })
 }
 
-/// Gives the lock back if it is ours.
-///
-/// # Errors
-/// If the cluster can't be asked.
-pub(crate) async fn give_back(session: &Session<'_>, key: &LockKey, owner: &LockOwner) -> Result<(), Fault> {
-    for _ in 0..TRIES {
-        let (found, state) = read(session, key).await?;
-        if state.held.as_ref().is_none_or(|held| held.owner.run != owner.run) {
-            return Ok(());
-        }
-        if write(session, key, found, &State { held: None, ..state }).await? {
-            return Ok(());
-        }
-    }
-    Err(contended(key))
-}
-
 /// Who holds it, if anybody does.
 ///
 /// # Errors
@@ -135,24 +163,28 @@ fn api(session: &Session<'_>) -> Api<Lease> {
 async fn read(session: &Session<'_>, key: &LockKey) -> Result<(Option<Lease>, State), Fault> {
     let (api, name) = (api(session), name(key));
     let found = session.ask(&format!("read the Lease {name}"), || api.get_opt(&name)).await?;
-    let text = found.as_ref().and_then(|lease| lease.metadata.annotations.as_ref()?.get(STATE));
-    let state = match text {
-        None => State::default(),
-        Some(text) => serde_json::from_str(text).map_err(|error| {
-            Fault::new("lock-unreadable", format!("what the Lease {name} says can't be read: {error}"))
-                .help(format!("if nobody deploys {}, delete it", id(key)))
-        })?,
-    };
+    let state = state(key, found.as_ref())?;
     Ok((found, state))
 }
 
-/// `false` if somebody else was faster.
+/// What a Lease says; one that is not there is free.
+fn state(key: &LockKey, lease: Option<&Lease>) -> Result<State, Fault> {
+    let Some(text) = lease.and_then(|lease| lease.metadata.annotations.as_ref()?.get(STATE)) else {
+        return Ok(State::default());
+    };
+    serde_json::from_str(text).map_err(|error| {
+        Fault::new("lock-unreadable", format!("what the Lease {} says can't be read: {error}", name(key)))
+            .help(format!("if nobody deploys {}, delete it", id(key)))
+    })
+}
+
+/// The Lease as it is then; `None` if somebody else was faster.
 async fn write(
     session: &Session<'_>,
     key: &LockKey,
     found: Option<Lease>,
     state: &State,
-) -> Result<bool, Fault> {
+) -> Result<Option<Lease>, Fault> {
     let (api, name, params) = (api(session), name(key), PostParams::default());
     let text = serde_json::to_string(state)
         .map_err(|error| Fault::new("internal", format!("a lock cannot be written down: {error}")))?;
@@ -181,8 +213,8 @@ async fn write(
         None => session.ask(&what, || api.create(&params, &lease)).await,
     };
     match answer {
-        Ok(_) => Ok(true),
-        Err(fault) if matches!(fault.kind.as_str(), "conflict" | "not-found") => Ok(false),
+        Ok(written) => Ok(Some(written)),
+        Err(fault) if matches!(fault.kind.as_str(), "conflict" | "not-found") => Ok(None),
         Err(fault) => Err(fault),
     }
 }

@@ -19,8 +19,12 @@ const MAY_PASS: Duration = Duration::from_secs(5);
 const REFUSED: &str = "";
 /// How long a Deployment may not get on before its pods are looked at.
 const FIRST_LOOK: Duration = Duration::from_millis(500);
-/// The longest time between two looks.
+/// The longest time between two looks at few pods.
 const LATER_LOOKS: Duration = Duration::from_secs(2);
+/// And how much longer for each of them: a thousand are megabytes.
+const EACH_POD: Duration = Duration::from_millis(50);
+/// More than this make it no longer.
+const MANY: u32 = 260;
 /// Lines of a log that explain a fault.
 const LOG_LINES: i64 = 10;
 /// Reasons for which a container that waits will not start whoever waits.
@@ -169,9 +173,11 @@ impl Pace {
         self.since.elapsed() >= self.pause
     }
 
-    pub(crate) fn looked(&mut self) {
+    /// At so many pods.
+    pub(crate) fn looked(&mut self, pods: usize) {
         self.since = Instant::now();
-        self.pause = (self.pause * 2).min(LATER_LOOKS);
+        let longest = LATER_LOOKS + EACH_POD * u32::try_from(pods).unwrap_or(u32::MAX).min(MANY);
+        self.pause = (self.pause * 2).min(longest);
     }
 
     /// How long until it is time.

@@ -4,7 +4,7 @@ use crate::client::Session;
 use crate::follow::{Follow, Seen};
 use crate::found::{self, fence, has, instances, is_ready};
 use crate::given;
-use crate::kind::{self, KINDS, Kind, Workload, progress};
+use crate::kind::{self, Kind, Workload, progress};
 use crate::pods::{self, Pace, Patience};
 use crate::scale;
 use crate::steps::delete;
@@ -68,23 +68,12 @@ impl Kubernetes {
         spec: &ReleaseSpec,
         (kind, name): (Kind, &str),
     ) -> Result<(), Fault> {
-        let params = of_service(&spec.service);
-        for other_kind in KINDS {
-            let api = other_kind.api(session);
-            let listed = session.ask(&format!("list {}s", other_kind.as_str()), || api.list(&params)).await;
-            let listed = match listed {
-                Ok(listed) => listed.items,
-                // Who may see the one kind only has no other.
-                Err(fault) if fault.kind == "forbidden" && other_kind != kind => continue,
-                Err(fault) => return Err(fault),
-            };
-            for other in listed {
-                let other = Workload::read(other_kind, other)?;
-                let is_it = other_kind == kind && other.name() == name;
-                if !is_it && other.replicas() > 0 {
-                    stale(&other, session.call)?;
-                    delete(session, other_kind, other.name()).await?;
-                }
+        let place = (kind, name.to_owned());
+        for other in found::workloads(session, &of_service(&spec.service), Some(&place)).await? {
+            let is_it = other.kind == kind && other.name() == name;
+            if !is_it && other.replicas() > 0 {
+                stale(&other, session.call)?;
+                delete(session, other.kind, other.name()).await?;
             }
         }
         Ok(())
@@ -142,7 +131,7 @@ impl Kubernetes {
                 if roll.kind == Kind::StatefulSet {
                     Self::end_broken(session, &there, spec).await?;
                 }
-                pace.looked();
+                pace.looked(pods.len());
             }
             match follow.next(session, pace.left()).await? {
                 Seen::As(now) => there = now,

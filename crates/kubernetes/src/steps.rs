@@ -111,7 +111,7 @@ impl Kubernetes {
                     return Err(pods::too_slow(&session, &self.masker, &what(spec), &id, &pods, count).await);
                 }
                 looked_at = Some(said);
-                pace.looked();
+                pace.looked(pods.len());
             }
             let text = format!("{said} of {count} pods are ready");
             if told != text {
@@ -133,8 +133,15 @@ impl Kubernetes {
 
     /// The workload that has this release: its own, or the one that rolls.
     async fn place_of(&self, session: &Session<'_>, spec: &ReleaseSpec) -> Result<(Kind, String), Fault> {
-        let (found, _) = self.found(session, &spec.service, spec.platform_name.as_deref()).await?;
-        match found.of(spec).find(|one| !canary::makes(one)) {
+        let name = spec.platform_name.as_deref();
+        let workloads = match given::is_found(spec) {
+            true => self.found(session, &spec.service, name).await?.0.workloads,
+            false => {
+                let place = self.rolls_at(&spec.service, name);
+                found::workloads(session, &of_service(&spec.service), place.as_ref()).await?
+            }
+        };
+        match workloads.iter().find(|one| has(one, spec) && !canary::makes(one)) {
             Some(one) => Ok((one.kind, one.name().to_owned())),
             None => beside(spec),
         }

@@ -5,7 +5,8 @@ use crate::forward::Forwards;
 use crate::found::Found;
 use crate::given::{self, Source};
 use crate::kind::{Kind, Workload};
-use crate::{canary, exec, lock, manifest, objects, pods, scale};
+use crate::lock::{self, Leases};
+use crate::{canary, exec, manifest, objects, pods, scale};
 use cdpipe_host::Masker;
 use cdpipe_model::action::RunAction;
 use cdpipe_model::objects::{ApplySpec, ObjectWas, Surveyed};
@@ -47,12 +48,20 @@ pub struct Kubernetes {
     /// How pods are reached that can't be reached from here; `None` where they can.
     forwards: Option<Forwards>,
     pub(crate) manifests: Manifests,
+    leases: Leases,
 }
 
 impl Kubernetes {
     /// The target. Nothing is asked until it is used.
     pub fn new(cluster: Arc<Cluster>, masker: Masker, base: PathBuf) -> Self {
-        Self { cluster, masker, base, forwards: None, manifests: Manifests::default() }
+        Self {
+            cluster,
+            masker,
+            base,
+            forwards: None,
+            manifests: Manifests::default(),
+            leases: Leases::default(),
+        }
     }
 
     /// The same, with pods reached through the API server: from where their addresses are not routed.
@@ -77,6 +86,22 @@ impl Kubernetes {
         Self { manifests, ..self }
     }
 
+    /// The workload that rolls, as far as its manifests can be read.
+    pub(crate) fn rolls_at(
+        &self,
+        service: &ServiceName,
+        platform_name: Option<&str>,
+    ) -> Option<(Kind, String)> {
+        match self.manifests.sources.get(service) {
+            // Manifests that can't be read now say nothing of what is there: that is found by its labels.
+            Some(source) => source
+                .place(&self.base)
+                .ok()
+                .map(|(kind, name)| (kind, platform_name.map_or(name, str::to_owned))),
+            None => Some((Kind::Deployment, manifest::rolling_name(service, platform_name))),
+        }
+    }
+
     /// Everything of a service, and the workload that rolls.
     pub(crate) async fn found(
         &self,
@@ -84,14 +109,7 @@ impl Kubernetes {
         service: &ServiceName,
         platform_name: Option<&str>,
     ) -> Result<(Found, Option<Workload>), Fault> {
-        let place = match self.manifests.sources.get(service) {
-            // Manifests that can't be read now say nothing of what is there: that is found by its labels.
-            Some(source) => source
-                .place(&self.base)
-                .ok()
-                .map(|(kind, name)| (kind, platform_name.map_or(name, str::to_owned))),
-            None => Some((Kind::Deployment, manifest::rolling_name(service, platform_name))),
-        };
+        let place = self.rolls_at(service, platform_name);
         let adopt = self.manifests.adopt.contains(service);
         Found::read(session, service, platform_name, place.as_ref(), adopt).await
     }
@@ -284,10 +302,10 @@ impl Target for Kubernetes {
     ) -> PortResult<'a, u64> {
         Box::pin(async move {
             let session = self.cluster.session(call).await?;
-            match lock::take(&session, key, owner, lease).await {
+            match self.leases.take(&session, key, owner, lease).await {
                 // The lock is what comes first in a namespace, so one that the manifests bring is made for it.
                 Err(fault) if is_missing(&session).await => match self.make_namespace(&session).await? {
-                    true => lock::take(&session, key, owner, lease).await,
+                    true => self.leases.take(&session, key, owner, lease).await,
                     false => Err(Fault::new(
                         "not-found",
                         format!("there is no namespace {} in the cluster", session.namespace()),
@@ -301,7 +319,7 @@ impl Target for Kubernetes {
     }
 
     fn unlock<'a>(&'a self, call: Call<'a>, key: &'a LockKey, owner: &'a LockOwner) -> PortResult<'a, ()> {
-        Box::pin(async move { lock::give_back(&self.cluster.session(call).await?, key, owner).await })
+        Box::pin(async move { self.leases.give_back(&self.cluster.session(call).await?, key, owner).await })
     }
 
     fn lock_owner<'a>(&'a self, call: Call<'a>, key: &'a LockKey) -> PortResult<'a, Option<LockState>> {

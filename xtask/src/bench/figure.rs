@@ -9,6 +9,8 @@ pub(crate) enum Aim {
     AtMost(f64),
     /// Greater is better.
     AtLeast(f64),
+    /// None: it is told what the work takes.
+    Told,
 }
 
 /// A figure, with every sample behind it.
@@ -52,12 +54,13 @@ impl Figure {
         Some((ratios().fold(f64::INFINITY, f64::min), ratios().fold(f64::NEG_INFINITY, f64::max)))
     }
 
-    /// Whether the aim is reached.
-    pub(crate) fn reached(&self) -> bool {
+    /// Whether the aim is reached, where there is one.
+    pub(crate) fn reached(&self) -> Option<bool> {
         let value = self.ratio().unwrap_or_else(|| median(&self.ours));
         match self.aim {
-            Aim::AtMost(limit) => value <= limit,
-            Aim::AtLeast(limit) => value >= limit,
+            Aim::AtMost(limit) => Some(value <= limit),
+            Aim::AtLeast(limit) => Some(value >= limit),
+            Aim::Told => None,
         }
     }
 
@@ -67,6 +70,7 @@ impl Figure {
         match self.aim {
             Aim::AtMost(limit) => format!("≤ {limit}{unit}"),
             Aim::AtLeast(limit) => format!("≥ {limit}{unit}"),
+            Aim::Told => "none".to_owned(),
         }
     }
 
@@ -89,8 +93,11 @@ impl Figure {
         if let Some((name, samples)) = &self.peer {
             line = format!("{line}, {name} {}, ratio {}", self.value(samples), self.shown_ratio());
         }
-        let verdict = if self.reached() { "reached" } else { "SHORT OF IT" };
-        format!("{line}  [aim {}: {verdict}]", self.aim())
+        match self.reached() {
+            Some(true) => format!("{line}  [aim {}: reached]", self.aim()),
+            Some(false) => format!("{line}  [aim {}: SHORT OF IT]", self.aim()),
+            None => line,
+        }
     }
 }
 
@@ -158,6 +165,7 @@ mod tests {
             "check-250                5.00 ms, actionlint 10.0 ms, ratio 0.50 (0.40 .. 2.50)  [aim ≤ 1: reached]"
         );
         assert!(figure(Aim::AtLeast(1.0)).line().ends_with("[aim ≥ 1: SHORT OF IT]"));
+        assert!(figure(Aim::Told).line().ends_with("ratio 0.50 (0.40 .. 2.50)"));
     }
 
     #[test]

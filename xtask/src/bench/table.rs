@@ -68,7 +68,11 @@ fn row(figure: &Figure, measured: &str) -> String {
         figure.value(&figure.ours),
         figure.shown_ratio(),
         figure.aim(),
-        if figure.reached() { "reached" } else { "**short**" },
+        match figure.reached() {
+            Some(true) => "reached",
+            Some(false) => "**short**",
+            None => "",
+        },
     )
 }
 

@@ -1,4 +1,5 @@
-//! A canary through Istio goes bad: from the moment at which its metric says so to the last answer that a user gets from it.
+//! A canary through Istio ends: from the moment at which its metric turns bad, or at which somebody says `cdpipe cancel`, to the last answer
+//! that a user gets from it.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -42,7 +43,25 @@ fn route(namespace: &str) -> String {
     )
 }
 
-pub(super) fn bench(setup: &Setup) -> Result<Figure, String> {
+/// Why a canary goes back.
+#[derive(Clone, Copy)]
+enum Cause {
+    /// Its metric turns bad.
+    Breach,
+    /// Somebody cancels the run.
+    Cancel,
+}
+
+impl Cause {
+    fn exit_code(self) -> i32 {
+        match self {
+            Self::Breach => 3,
+            Self::Cancel => 1,
+        }
+    }
+}
+
+pub(super) fn bench(setup: &Setup) -> Result<Vec<Figure>, String> {
     let edge = setup.lab("CDPIPE_LAB_ISTIO")?.to_owned();
     let cluster = Cluster::new(setup, "bench-candidate")?;
     let ours = cluster.within(|| {
@@ -61,23 +80,37 @@ pub(super) fn bench(setup: &Setup) -> Result<Figure, String> {
                 std::thread::spawn(move || ask(&edge, &over, &answers))
             })
             .collect();
-        let rounds = (0..setup.rounds).map(|_| round(&cluster, &answers)).collect();
+        let rounds = |cause| (0..setup.rounds).map(|_| round(&cluster, &answers, cause)).collect();
+        let measured = [Cause::Breach, Cause::Cancel].map(rounds);
         over.store(true, Ordering::Relaxed);
         for user in users {
             user.join().map_err(|_| "a user ended early".to_owned())?;
         }
-        rounds
+        Ok(measured)
     })?;
-    Ok(Figure {
-        id: "istio-breach",
-        what: format!(
-            "from a breach of a canary's metric to its last answer at Envoy, {USERS} users, looked at every {POLL_MS} ms"
-        ),
+    let [breach, cancel]: [Result<Vec<f64>, String>; 2] = ours;
+    let figure = |id, what, ours| Figure {
+        id,
+        what,
         unit: "ms",
         ours,
         peer: None,
         aim: Aim::AtMost(f64::from(POLL_MS) + 1000.0),
-    })
+    };
+    Ok(vec![
+        figure(
+            "istio-breach",
+            format!(
+                "from a breach of a canary's metric to its last answer at Envoy, {USERS} users, looked at every {POLL_MS} ms"
+            ),
+            breach?,
+        ),
+        figure(
+            "istio-cancel",
+            format!("from `cdpipe cancel` of a canary to its last answer at Envoy, {USERS} users"),
+            cancel?,
+        ),
+    ])
 }
 
 /// Asks again and again, on a new connection each time.
@@ -96,8 +129,8 @@ fn ask(edge: &str, over: &AtomicBool, answers: &Answers) {
     }
 }
 
-/// Milliseconds from the breach to the last answer of the candidate.
-fn round(cluster: &Cluster<'_>, answers: &Answers) -> Result<f64, String> {
+/// Milliseconds from the cause to the last answer of the candidate.
+fn round(cluster: &Cluster<'_>, answers: &Answers, cause: Cause) -> Result<f64, String> {
     let candidate = VERSIONS[1];
     let since = |begin: Instant| {
         let answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -112,17 +145,20 @@ fn round(cluster: &Cluster<'_>, answers: &Answers) -> Result<f64, String> {
         let run = scope.spawn(|| deploy.capture());
         let half = || since(begin).iter().filter(|(_, version)| version == candidate).count() >= 20;
         let serves = net::until(ONE_ROLL_WITHIN, half, || run.is_finished());
-        let breach = Instant::now();
-        write(&errors, "50\n")?;
+        let begin = Instant::now();
+        match cause {
+            Cause::Breach => write(&errors, "50\n")?,
+            Cause::Cancel => cluster.cdpipe(&["cancel"], ONE_ROLL_WITHIN).must().map(drop)?,
+        }
         let ended = run.join().map_err(|_| "the run ended early".to_owned())??;
-        if !serves || ended.code != 3 {
+        if !serves || ended.code != cause.exit_code() {
             return Err(format!("the canary did not go back ({}):\n{}", ended.how(), ended.output));
         }
-        let after = since(breach);
+        let after = since(begin);
         if after.iter().any(|(_, version)| version == "nobody") {
             return Err("a user got no answer".to_owned());
         }
         let last = after.iter().filter(|(_, version)| version == candidate).map(|(at, _)| *at).max();
-        Ok(last.map_or(0.0, |last| (last - breach).as_secs_f64() * 1e3))
+        Ok(last.map_or(0.0, |last| (last - begin).as_secs_f64() * 1e3))
     })
 }
