@@ -35,6 +35,7 @@ pub mod supervise;
 mod transport;
 
 pub use lease::Leases;
+pub use lines::Lines;
 pub use local::{Changing, Local, LocalConfig, Packed, PackedContent, PackedEntry, Policy, Serve, Units};
 pub use mask::{MASK, MaskStream, Masker, SHORTEST_BYTES};
 pub use runner::{HostRunner, RunnerConfig, read_outputs};

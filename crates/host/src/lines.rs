@@ -5,14 +5,14 @@ pub(crate) const LINE_LIMIT_BYTES: usize = 16 * 1024;
 
 /// Cuts a stream into lines. `\n`, `\r\n` and a bare `\r` (progress bars) end a line; bytes that are not UTF-8 become `�`.
 #[derive(Debug, Default)]
-pub(crate) struct Lines {
+pub struct Lines {
     rest: Vec<u8>,
     after_return: bool,
 }
 
 impl Lines {
     /// Takes bytes, and gives each line that is complete by now.
-    pub(crate) fn feed(&mut self, bytes: &[u8], give: &mut dyn FnMut(&str)) {
+    pub fn feed(&mut self, bytes: &[u8], give: &mut dyn FnMut(&str)) {
         let mut bytes = bytes;
         while !bytes.is_empty() {
             if std::mem::take(&mut self.after_return) && bytes[0] == b'\n' {
@@ -52,7 +52,7 @@ impl Lines {
     }
 
     /// The stream has ended: gives what has no line end.
-    pub(crate) fn finish(&mut self, give: &mut dyn FnMut(&str)) {
+    pub fn finish(&mut self, give: &mut dyn FnMut(&str)) {
         while !self.rest.is_empty() {
             self.give(give);
         }

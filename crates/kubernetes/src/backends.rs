@@ -78,15 +78,29 @@ impl WeightedRouter {
             let target =
                 entry.members.iter().find_map(|member| member.address.rsplit_once(':')?.1.parse().ok());
             let Some(target) = target else { continue };
-            if session.ask(&format!("read the Service {name}"), || api.get_opt(&name)).await?.is_some() {
+            let there = session.ask(&format!("read the Service {name}"), || api.get_opt(&name)).await?;
+            let known = there.and_then(|there| there.spec?.ports).unwrap_or_default();
+            let port = port.unwrap_or(target);
+            if known.iter().any(|one| one.port == i32::from(port)) {
                 continue;
             }
-            let ports = Some((port.unwrap_or(target), target));
-            let mut wanted =
-                manifest::service(&name, &table.route.service, entry.release.as_str(), ports, "");
+            let mut wanted = manifest::service(
+                &name,
+                &table.route.service,
+                entry.release.as_str(),
+                Some((port, target)),
+                "",
+            );
             wanted["metadata"]["annotations"] = json!({ROUTE: table.route.object});
             // Istio takes the protocol from the name.
-            wanted["spec"]["ports"][0]["name"] = json!("http");
+            let protocol = if known.is_empty() { "http".to_owned() } else { format!("http-{port}") };
+            wanted["spec"]["ports"][0]["name"] = json!(protocol);
+            if let Some(ports) = wanted["spec"]["ports"].as_array_mut() {
+                // Until the route has the new one in use, proxies send to the one of before.
+                ports.extend(known.iter().map(|one| {
+                    json!({"name": one.name, "port": one.port, "targetPort": one.target_port, "protocol": one.protocol})
+                }));
+            }
             let (params, patch) = (PatchParams::apply(MANAGER), Patch::Apply(wanted));
             session.ask(&format!("apply the Service {name}"), || api.patch(&name, &params, &patch)).await?;
             is_new = true;

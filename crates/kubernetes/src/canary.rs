@@ -113,6 +113,7 @@ impl Kubernetes {
                 replicas: Some(seen.as_ref().map_or(0, Workload::replicas).max(count)),
                 policy: None,
                 retain: 1,
+                failed: Vec::new(),
                 epoch: session.call.epoch,
                 seen: seen.as_ref(),
             };
@@ -179,6 +180,7 @@ mod tests {
             replicas: Some(1),
             policy: None,
             retain: 1,
+            failed: Vec::new(),
             epoch: 1,
             seen: None,
         };

@@ -3,6 +3,7 @@
 use crate::client::{Cluster, Session};
 use crate::kind::Kind;
 use crate::objects::{self, Manifest};
+use crate::scale;
 use cdpipe_model::Fault;
 use cdpipe_model::ports::{BoxFuture, Call};
 use cdpipe_model::service::TrafficKind;
@@ -30,6 +31,8 @@ pub struct Wants {
     pub deploys: bool,
     /// Their variables hold secrets.
     pub secrets: bool,
+    /// Two releases of a service stand side by side for a while.
+    pub beside: bool,
     /// It runs commands inside instances.
     pub exec: bool,
     /// It runs commands in images of their own.
@@ -209,7 +212,10 @@ fn table(wants: &Wants) -> Vec<(&'static str, &'static str, &'static [&'static s
     }
     for one in &wants.services {
         match Kind::of(&one.kind).filter(|_| one.group() == "apps") {
-            Some(Kind::StatefulSet) => all.push(("apps", "statefulsets", WORKLOAD)),
+            // On the way back a pod of the failed release stands in the way of the others.
+            Some(Kind::StatefulSet) => {
+                all.extend([("apps", "statefulsets", WORKLOAD), ("", "pods", &["delete"][..])]);
+            }
             Some(Kind::DaemonSet) => all.push(("apps", "daemonsets", WORKLOAD)),
             Some(Kind::Deployment) | None => continue,
         }
@@ -267,6 +273,14 @@ async fn rights(session: &Session<'_>, wants: &Wants, found: &mut Checkup) -> Re
     let mut rights: BTreeSet<Right> = BTreeSet::new();
     for (group, resource, verbs) in table(wants) {
         rights.extend(verbs.iter().map(|verb| Right {
+            namespace: Some(session.namespace().to_owned()),
+            group: group.to_owned(),
+            resource: resource.to_owned(),
+            verb,
+        }));
+    }
+    for (group, resource) in scale::copied_kinds(session, wants.beside).await? {
+        rights.extend(["create", "patch"].into_iter().map(|verb| Right {
             namespace: Some(session.namespace().to_owned()),
             group: group.to_owned(),
             resource: resource.to_owned(),

@@ -4,23 +4,26 @@
 //! A command whose call is cancelled goes on in its pod: no API ends it.
 
 use crate::client::Session;
-use cdpipe_host::{Masker, read_outputs};
+use crate::{given, pods};
+use cdpipe_host::{Lines, MaskStream, Masker, read_outputs};
 use cdpipe_model::Fault;
 use cdpipe_model::action::RunAction;
 use cdpipe_model::event::Stream;
 use cdpipe_model::ports::expose;
+use cdpipe_model::release::ReleaseSpec;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use kube::Api;
 use kube::api::AttachParams;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Mutex;
-use tokio::io::{
-    AsyncBufRead, AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader,
-};
+use std::sync::{Mutex, PoisonError};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 
 /// Lines of output that a failure shows.
 pub(crate) const LAST_LINES: usize = 20;
+const CHUNK_BYTES: usize = 16 * 1024;
+/// More than this is a log, not an output.
+const OUTPUTS_LIMIT: u64 = 1 << 20;
 
 /// What a command says, told as it comes, the end of it kept.
 pub(crate) struct Said<'a> {
@@ -35,19 +38,24 @@ impl<'a> Said<'a> {
     }
 
     /// Reads to the end; what breaks off has ended too.
-    pub(crate) async fn read(&self, stream: Stream, from: impl AsyncBufRead + Unpin) {
-        let mut lines = from.split(b'\n');
-        while let Ok(Some(line)) = lines.next_segment().await {
-            let text = String::from_utf8_lossy(&line);
-            let line = self.masker.mask(text.trim_end_matches('\r')).into_owned();
-            self.session.call.sink.output(stream, &line);
-            if let Ok(mut last) = self.last.lock() {
-                if last.len() == LAST_LINES {
-                    last.pop_front();
-                }
-                last.push_back(line);
-            }
+    pub(crate) async fn read(&self, stream: Stream, mut from: impl AsyncRead + Unpin) {
+        let (mut mask, mut lines) = (MaskStream::new(self.masker.clone()), Lines::default());
+        let mut bytes = vec![0; CHUNK_BYTES];
+        let mut give = |line: &str| self.say(stream, line);
+        while let Ok(count @ 1..) = from.read(&mut bytes).await {
+            lines.feed(&mask.feed(&bytes[..count]), &mut give);
         }
+        lines.feed(&mask.finish(), &mut give);
+        lines.finish(&mut give);
+    }
+
+    fn say(&self, stream: Stream, line: &str) {
+        self.session.call.sink.output(stream, line);
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.len() == LAST_LINES {
+            last.pop_front();
+        }
+        last.push_back(line.to_owned());
     }
 
     pub(crate) fn last(self) -> Vec<String> {
@@ -60,13 +68,19 @@ pub(crate) fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "'\\''"))
 }
 
-/// Runs it in the first container of a pod, and answers what it wrote to `$CDPIPE_OUTPUT`.
+/// Runs it in the container of a pod that is the service, and answers what it wrote to `$CDPIPE_OUTPUT`.
 pub(crate) async fn exec(
     session: &Session<'_>,
     masker: &Masker,
+    spec: &ReleaseSpec,
     pod: &str,
     run: &RunAction,
 ) -> Result<BTreeMap<String, String>, Fault> {
+    let container = match given::said_container(spec) {
+        Some(container) => Some(container.to_owned()),
+        None => pods::main_container_of(session, pod).await?,
+    };
+    let place = (pod, container);
     let file = format!("/tmp/cdpipe-{}", session.call.effect.to_string().replace('/', "-"));
     let mut script = format!("export CDPIPE_OUTPUT={}\n", quoted(&file));
     for (name, value) in &run.env {
@@ -84,10 +98,9 @@ pub(crate) async fn exec(
         None => script.push_str(&run.script),
     }
     let said = Said::new(session, masker);
-    let status = attached(session, pod, &script, |out, err| {
+    let status = attached(session, &place, &script, |out, err| {
         let said = &said;
         async move {
-            let (out, err) = (BufReader::new(out), BufReader::new(err));
             tokio::join!(said.read(Stream::Stdout, out), said.read(Stream::Stderr, err));
         }
     })
@@ -101,20 +114,24 @@ pub(crate) async fn exec(
     }
     let mut text = Vec::new();
     let script = format!("cat {0} 2>/dev/null; rm -f {0}", quoted(&file));
-    attached(session, pod, &script, |mut out, _err| {
+    attached(session, &place, &script, |out, _err| {
         let text = &mut text;
         async move {
-            // What could be read is what there is.
-            let _ = out.read_to_end(text).await;
+            // What could be read is what there is; one byte too many says that there is more.
+            let _ = out.take(OUTPUTS_LIMIT + 1).read_to_end(text).await;
         }
     })
     .await?;
+    if text.len() as u64 > OUTPUTS_LIMIT {
+        return Err(Fault::new("output-unreadable", "the command wrote more than 1 MiB to $CDPIPE_OUTPUT")
+            .help("write large results to a file, and its path as the output"));
+    }
     read_outputs(&String::from_utf8_lossy(&text), &run.outputs, masker, session.call.sink)
 }
 
 async fn attached<F>(
     session: &Session<'_>,
-    pod: &str,
+    (pod, container): &(&str, Option<String>),
     script: &str,
     read: impl FnOnce(Output, Output) -> F,
 ) -> Result<Option<Status>, Fault>
@@ -122,7 +139,8 @@ where
     F: Future<Output = ()>,
 {
     let pods: Api<Pod> = Api::namespaced(session.patient_client(), session.namespace());
-    let params = AttachParams::default().stdin(true).stdout(true).stderr(true);
+    let mut params = AttachParams::default().stdin(true).stdout(true).stderr(true);
+    params.container.clone_from(container);
     let what = format!("run a command in {pod}");
     let command = ["/bin/sh", "-c", "eval \"$(cat)\""];
     let mut process = session.once(&what, pods.exec(pod, command, &params)).await?;

@@ -62,6 +62,12 @@ impl Follow {
         }
     }
 
+    /// A workload that was just written.
+    pub(crate) fn written(session: &Session<'_>, written: &Workload) -> Self {
+        let version = written.metadata.resource_version.clone().unwrap_or_default();
+        Self { version, ..Self::new(session, written.kind, written.name()) }
+    }
+
     /// What it is now, asked anew; never [`Seen::Same`].
     ///
     /// # Errors

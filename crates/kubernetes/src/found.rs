@@ -5,7 +5,7 @@ use crate::canary::is_canary;
 use crate::client::Session;
 use crate::given;
 use crate::kind::{KINDS, Kind, Workload};
-use crate::manifest::{ADOPTED, RELEASE, SERVICE, SPEC, is_ours};
+use crate::manifest::{ADOPTED, FAILED, RELEASE, SERVICE, SPEC, is_ours};
 use cdpipe_model::observe::{Instance, Observation, ObservedRelease};
 use cdpipe_model::release::ReleaseSpec;
 use cdpipe_model::{Fault, InstanceId, ReleaseId, ServiceName};
@@ -15,6 +15,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use kube::Api;
 use kube::api::ListParams;
 use sha2::{Digest as _, Sha256};
+use std::collections::BTreeSet;
 
 /// How many replicas the Deployment of a ReplicaSet wanted when its controller looked last.
 const DESIRED: &str = "deployment.kubernetes.io/desired-replicas";
@@ -39,7 +40,14 @@ pub(crate) fn release_of(template: &PodTemplateSpec) -> Option<ReleaseId> {
     template.metadata.as_ref().and_then(|meta| label(meta, RELEASE)).map(ReleaseId::from)
 }
 
-fn spec_of(template: &PodTemplateSpec) -> Option<ReleaseSpec> {
+/// Releases that did not stay in a workload because they failed.
+pub(crate) fn failed(workload: &Workload) -> Vec<String> {
+    let said = workload.annotation(FAILED).unwrap_or_default();
+    said.split(',').filter(|id| !id.is_empty()).map(str::to_owned).collect()
+}
+
+/// A release whole, as its template has it.
+pub(crate) fn spec_of(template: &PodTemplateSpec) -> Option<ReleaseSpec> {
     let text = template.metadata.as_ref()?.annotations.as_ref()?.get(SPEC)?;
     serde_json::from_str(text).ok()
 }
@@ -170,6 +178,8 @@ impl Found {
             let rolling = named.filter(|_| !self.instances(spec).is_empty()).map_or(0, Workload::replicas);
             self.add(&mut releases, spec.id(), spec.clone(), there.unwrap_or(rolling));
         }
+        // The cluster keeps the templates of releases that failed, too: they are nothing to go back to.
+        let failed: BTreeSet<String> = self.workloads.iter().flat_map(failed).collect();
         let mut sets: Vec<&ReplicaSet> = self.sets.iter().collect();
         sets.sort_by_key(|set| {
             (set.metadata.creation_timestamp.as_ref().map(|at| at.0), set.metadata.name.clone())
@@ -183,6 +193,9 @@ impl Found {
             let desired = set.metadata.annotations.as_ref().and_then(|all| all.get(DESIRED)?.parse().ok());
             // In the middle of a roll the set has fewer than the release is to have once it is gone back to.
             let wanted = if replicas > 0 { desired.unwrap_or(replicas) } else { 0 };
+            if wanted == 0 && failed.contains(id.as_str()) {
+                continue;
+            }
             self.add(&mut releases, id, spec, u32::try_from(wanted).unwrap_or(0));
         }
         let mut revisions: Vec<&ControllerRevision> = self.revisions.iter().collect();
@@ -198,6 +211,9 @@ impl Found {
             let workload = self.workloads.iter().find(|one| one.metadata.uid.as_ref() == owner);
             // It keeps no count of its own: it is to have all of them as long as it has any.
             let wanted = workload.filter(|_| !self.instances(&spec).is_empty()).map_or(0, Workload::replicas);
+            if wanted == 0 && failed.contains(id.as_str()) {
+                continue;
+            }
             self.add(&mut releases, id, spec, wanted);
         }
         for workload in &self.workloads {

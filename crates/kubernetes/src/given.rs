@@ -321,10 +321,18 @@ fn no_container(workload: &Value) -> Fault {
         .help("give it one under `spec.template.spec.containers`")
 }
 
+/// Which container the service says it is.
+pub(crate) fn said_container(spec: &ReleaseSpec) -> Option<&str> {
+    match spec.extra.get("container") {
+        Some(Said::Str(wanted)) => Some(wanted),
+        _ => None,
+    }
+}
+
 fn index(containers: &[Value], workload: &Value, spec: &ReleaseSpec) -> Result<usize, Fault> {
     let names: Vec<&str> = containers.iter().map(|one| one["name"].as_str().unwrap_or_default()).collect();
-    if let Some(Said::Str(wanted)) = spec.extra.get("container") {
-        return names.iter().position(|name| name == wanted).ok_or_else(|| {
+    if let Some(wanted) = said_container(spec) {
+        return names.iter().position(|name| *name == wanted).ok_or_else(|| {
             Fault::new(
                 "artifact-unfit",
                 format!("there is no container `{wanted}`; there are {}", names.join(", ")),

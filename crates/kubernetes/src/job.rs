@@ -1,8 +1,8 @@
 //! `run "…" { image = … }`: a Job for one command, named by its effect, so that it outlives the cdpipe that started it and is found again
 //! with its exit code. What it writes to `$CDPIPE_OUTPUT` is the message that its container ends with, 4096 bytes at most.
 //!
-//! The Job is deleted a moment after it has ended; until its outcome is in the journal it is the only proof of it. The cluster deletes what a
-//! killed cdpipe leaves, an hour after its end. The Secret with the secrets of its environment belongs to the Job and goes with it.
+//! The Job is deleted a moment after it has ended; until its outcome is in the journal it is the only proof of it. The cluster ends what a
+//! killed cdpipe leaves when its time is over, and deletes it an hour after its end. The Secret with the secrets of its environment belongs to the Job and goes with it.
 
 use crate::client::Session;
 use crate::exec::Said;
@@ -16,7 +16,7 @@ use cdpipe_model::event::Stream;
 use cdpipe_model::ports::{Call, Probe, expose};
 use cdpipe_model::{Fault, Value};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ContainerStateTerminated, Pod, Secret};
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, Pod, Secret};
 use kube::Api;
 use kube::api::{DeleteParams, ListParams, LogParams, Patch, PatchParams, PostParams};
 use serde_json::json;
@@ -34,6 +34,13 @@ const PROOF_STAYS: Duration = Duration::from_secs(2);
 /// How long the cluster keeps what nobody has deleted.
 const KEPT_S: i32 = 3600;
 const GRACE_S: u32 = 5;
+const CONTAINER: &str = "run";
+/// How much longer the cluster lets it run than we do.
+const OUR_DEADLINE_FIRST: Duration = Duration::from_secs(60);
+/// The longest time that a Job may be given.
+const LONGEST_S: u64 = i32::MAX as u64;
+/// How long ending one may take whose call is over.
+const END_LIMIT: Duration = Duration::from_secs(8);
 
 fn name(call: Call<'_>) -> String {
     let hash = Sha256::digest(call.effect.as_str().as_bytes());
@@ -49,14 +56,30 @@ fn of_job(name: &str) -> ListParams {
     ListParams::default().labels(&format!("batch.kubernetes.io/job-name={name}"))
 }
 
+/// How the container of the command is; others may stand beside it that somebody puts into each pod.
+fn state(pod: &Pod) -> Option<&ContainerState> {
+    let all = pod.status.as_ref()?.container_statuses.as_ref()?;
+    all.iter().find(|container| container.name == CONTAINER)?.state.as_ref()
+}
+
 fn ended(pod: &Pod) -> Option<&ContainerStateTerminated> {
-    pod.status.as_ref()?.container_statuses.as_ref()?.first()?.state.as_ref()?.terminated.as_ref()
+    state(pod)?.terminated.as_ref()
 }
 
 fn is_started(pod: &Pod) -> bool {
-    let container = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref()?.first());
-    let state = container.and_then(|container| container.state.as_ref());
-    state.is_some_and(|state| state.running.is_some() || state.terminated.is_some())
+    state(pod).is_some_and(|state| state.running.is_some() || state.terminated.is_some())
+}
+
+/// Why the cluster has given a Job up, if it has: its time is over, or somebody has evicted its pod.
+fn given_up(job: &Job) -> Option<Fault> {
+    let conditions = job.status.as_ref()?.conditions.iter().flatten();
+    let failed = conditions.into_iter().find(|one| one.type_ == "Failed" && one.status == "True")?;
+    let why = failed.message.as_deref().or(failed.reason.as_deref()).unwrap_or_default();
+    let kind = match failed.reason.as_deref() {
+        Some("DeadlineExceeded") => "timed-out",
+        _ => "command-failed",
+    };
+    Some(Fault::new(kind, format!("the cluster has ended the command: {why}")))
 }
 
 impl Kubernetes {
@@ -69,7 +92,13 @@ impl Kubernetes {
         let name = name(call);
         self.make(&session, &name, run).await?;
         let result = self.follow(&session, &name, run).await;
-        remove_later(&session, name, result.is_ok());
+        match &result {
+            // It has ended, or never will begin.
+            Ok(_) => remove_later(&session, name),
+            Err(fault) if fault.kind == "command-failed" => remove_later(&session, name),
+            // What comes after it must not meet it.
+            Err(_) => end_now(&session, &name).await,
+        }
         result
     }
 
@@ -92,7 +121,7 @@ impl Kubernetes {
             }
             None => json!(["/bin/sh", "-c", run.script]),
         };
-        let mut container = json!({"name": "run", "image": run.image, "command": command, "env": env,
+        let mut container = json!({"name": CONTAINER, "image": run.image, "command": command, "env": env,
             "terminationMessagePath": MESSAGE});
         if let Some(dir) = &run.dir {
             container["workingDir"] = json!(dir);
@@ -100,10 +129,12 @@ impl Kubernetes {
         let outputs = serde_json::to_string(&run.outputs)
             .map_err(|error| Fault::new("internal", format!("outputs cannot be written down: {error}")))?;
         let labels = json!({"app.kubernetes.io/managed-by": MANAGER, "cdpipe.dev/kind": "run"});
+        // Ours comes first; this one is for a cdpipe that is killed and never comes back.
+        let within_s = (session.left() + OUR_DEADLINE_FIRST).as_secs().min(LONGEST_S);
         let job: Job = serde_json::from_value(json!({
             "metadata": {"name": name, "labels": labels,
                 "annotations": {OUTPUTS: outputs, EFFECT: session.call.effect.as_str()}},
-            "spec": {"backoffLimit": 0, "ttlSecondsAfterFinished": KEPT_S, "template": {
+            "spec": {"backoffLimit": 0, "ttlSecondsAfterFinished": KEPT_S, "activeDeadlineSeconds": within_s, "template": {
                 "metadata": {"labels": labels},
                 "spec": {"restartPolicy": "Never", "terminationGracePeriodSeconds": GRACE_S, "containers": [container]}}},
         }))
@@ -120,16 +151,27 @@ impl Kubernetes {
             session.ask(&what, || api.patch(name, &params, &patch)).await?;
         }
         let (jobs, post) = (jobs(session), PostParams::default());
-        match session.ask(&format!("create the Job {name}"), || jobs.create(&post, &job)).await {
+        let made = match session.ask(&format!("create the Job {name}"), || jobs.create(&post, &job)).await {
+            // Asked twice.
+            Err(fault) if fault.kind == "conflict" => {
+                session.ask(&format!("read the Job {name}"), || jobs.get(name)).await
+            }
+            made => made,
+        };
+        match made {
             Ok(made) if !secrets.is_empty() => {
                 let owner = json!([{"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": made.metadata.uid}]);
                 let patch = Patch::Apply(secret(owner));
                 session.ask(&what, || api.patch(name, &params, &patch)).await.map(drop)
             }
             Ok(_) => Ok(()),
-            // Asked twice.
-            Err(fault) if fault.kind == "conflict" => Ok(()),
-            Err(fault) => Err(fault),
+            Err(fault) => {
+                if !secrets.is_empty() {
+                    // Nobody else would; that there is no Job is what is told.
+                    let _ = tokio::time::timeout(END_LIMIT, api.delete(name, &DeleteParams::default())).await;
+                }
+                Err(fault)
+            }
         }
     }
 
@@ -157,11 +199,12 @@ impl Kubernetes {
         let said = Said::new(session, &self.masker);
         {
             let api: Api<Pod> = Api::namespaced(session.patient_client(), session.namespace());
-            let params = LogParams { follow: true, ..LogParams::default() };
+            let container = Some(CONTAINER.to_owned());
+            let params = LogParams { follow: true, container, ..LogParams::default() };
             let what = format!("follow the log of {pod}");
-            let stream = session.once(&what, api.log_stream(&pod, &params)).await?;
+            let stream = session.ask(&what, || api.log_stream(&pod, &params)).await?;
             let read = async {
-                said.read(Stream::Stdout, Box::pin(tokio::io::BufReader::new(stream.compat()))).await;
+                said.read(Stream::Stdout, stream.compat()).await;
                 Ok(())
             };
             session.once(&what, read).await?;
@@ -205,18 +248,26 @@ impl Kubernetes {
             return Ok(Probe::NotDone);
         };
         let pods = found::pods(&session, &of_job(&name)).await?;
-        let Some(pod) = pods.iter().find(|pod| ended(pod).is_some()) else { return Ok(Probe::Running) };
-        let Some(ended) = ended(pod) else { return Ok(Probe::Running) };
+        let Some((pod, ended)) = pods.iter().find_map(|pod| Some((pod, ended(pod)?))) else {
+            return Ok(match given_up(&job) {
+                Some(fault) => {
+                    remove_later(&session, name);
+                    Probe::Failed(fault)
+                }
+                None => Probe::Running,
+            });
+        };
         let annotations = job.metadata.annotations.unwrap_or_default();
         let outputs: Vec<String> =
             annotations.get(OUTPUTS).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
         let pod = pod.metadata.name.as_deref().unwrap_or_default();
-        let last = pods::log(&session, &self.masker, pod, 20, false).await.unwrap_or_default();
+        let last =
+            pods::log(&session, &self.masker, (pod, Some(CONTAINER)), 20, false).await.unwrap_or_default();
         let probe = match self.outcome(&session, ended, &outputs, last) {
             Ok(outputs) => Probe::Done(Answer::Exited { outputs }),
             Err(fault) => Probe::Failed(fault),
         };
-        remove_later(&session, name, true);
+        remove_later(&session, name);
         Ok(probe)
     }
 
@@ -231,14 +282,32 @@ impl Kubernetes {
     }
 }
 
-/// Deletes it when its outcome is sure to be known; one that was cancelled or can't start, at once.
-fn remove_later(session: &Session<'_>, name: String, is_done: bool) {
+/// Deletes it when its outcome is sure to be known.
+fn remove_later(session: &Session<'_>, name: String) {
     let api = jobs(session);
     tokio::spawn(async move {
-        if is_done {
-            tokio::time::sleep(PROOF_STAYS).await;
-        }
+        tokio::time::sleep(PROOF_STAYS).await;
         // The cluster deletes it in the end.
         let _ = api.delete(&name, &DeleteParams::background()).await;
     });
+}
+
+/// Ends one that is not waited for any more, with its pods. Not by the session: its call is over.
+async fn end_now(session: &Session<'_>, name: &str) {
+    let (api, params) = (jobs(session), DeleteParams::background());
+    let pods: Api<Pod> = Api::namespaced(session.client(), session.namespace());
+    let end = async {
+        loop {
+            match api.delete(name, &params).await {
+                Err(kube::Error::Api(status)) if status.code == 404 => break,
+                Err(_) => tokio::time::sleep(POLL).await,
+                Ok(_) => break,
+            }
+        }
+        while !pods.list_metadata(&of_job(name)).await.is_ok_and(|left| left.items.is_empty()) {
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    // Then its own deadline ends it.
+    let _ = tokio::time::timeout(END_LIMIT, end).await;
 }

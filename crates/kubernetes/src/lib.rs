@@ -11,8 +11,8 @@
 //!
 //! Deliberately not here: what should run where and when (`machine`).
 //!
-//! Invariants: nothing is kept between two calls but the connection. Everything that is made carries our labels and was applied
-//! server-side by the field manager `cdpipe`; of a route that somebody else has made only the backends that name the service change. What is changed is changed at the resource version it was read at. Every wait ends with
+//! Invariants: nothing is kept between two calls but the connection, ports that are forwarded, and the Leases as they were written last. Everything that is made carries our labels and was applied
+//! server-side by the field manager `cdpipe`; of a route that somebody else has made only the backends that name the service change. What others may change, too (workloads, routes, Leases), is written at the resource version it was read at. Every wait ends with
 //! its call's deadline. Values of secrets are in Secret objects only, never in a template or an annotation.
 
 mod adopt;

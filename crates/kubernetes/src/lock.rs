@@ -208,13 +208,16 @@ async fn write(
         }),
     };
     let what = format!("write the Lease {name}");
+    let was_there = found.is_some();
     let answer = match found {
         Some(_) => session.ask(&what, || api.replace(&name, &params, &lease)).await,
         None => session.ask(&what, || api.create(&params, &lease)).await,
     };
     match answer {
         Ok(written) => Ok(Some(written)),
-        Err(fault) if matches!(fault.kind.as_str(), "conflict" | "not-found") => Ok(None),
+        Err(fault) if fault.kind == "conflict" => Ok(None),
+        // Where none could be made there is no namespace.
+        Err(fault) if was_there && fault.kind == "not-found" => Ok(None),
         Err(fault) => Err(fault),
     }
 }

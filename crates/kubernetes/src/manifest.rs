@@ -22,10 +22,12 @@ pub(crate) const WORKLOAD: &str = "cdpipe.dev/workload";
 pub(crate) const SPEC: &str = "cdpipe.dev/spec";
 /// Annotation: the epoch of the lock under which it was written last.
 pub(crate) const EPOCH: &str = "cdpipe.dev/epoch";
+/// Annotation: releases that did not stay because they failed, by their ids. Their templates are kept by the cluster like any other.
+pub(crate) const FAILED: &str = "cdpipe.dev/failed";
 /// Annotation: what was there before cdpipe took it over, as a release.
 pub(crate) const ADOPTED: &str = "cdpipe.dev/adopted";
 const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
-const CONTAINER: &str = "app";
+pub(crate) const CONTAINER: &str = "app";
 /// Longest time a pod goes on serving after it was told to end, so that whoever still sends to it hears of it.
 const LONGEST_PAUSE_S: u64 = 5;
 
@@ -60,6 +62,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) policy: Option<&'a RollPolicy>,
     pub(crate) retain: u32,
     pub(crate) epoch: u64,
+    /// Releases that failed here.
+    pub(crate) failed: Vec<String>,
     /// What is there of that name.
     pub(crate) seen: Option<&'a Workload>,
 }
@@ -77,6 +81,9 @@ pub(crate) fn workload(spec: &ReleaseSpec, wanted: &Wanted<'_>) -> Result<Json, 
     };
     manifest["metadata"]["name"] = json!(wanted.name);
     manifest["metadata"]["annotations"][EPOCH] = json!(wanted.epoch.to_string());
+    if !wanted.failed.is_empty() {
+        manifest["metadata"]["annotations"][FAILED] = json!(wanted.failed.join(","));
+    }
     if let Some(replicas) = wanted.replicas.filter(|_| wanted.kind != Kind::DaemonSet) {
         manifest["spec"]["replicas"] = json!(replicas);
     }

@@ -1,9 +1,11 @@
 //! Whether a pod can still become ready, and why not.
 
 use crate::client::Session;
-use crate::found::{is_live, is_ready};
+use crate::found::{belongs, goes_on, is_ready, pods};
+use crate::manifest::CONTAINER;
 use cdpipe_host::Masker;
-use cdpipe_model::{Fault, ReleaseId};
+use cdpipe_model::Fault;
+use cdpipe_model::release::ReleaseSpec;
 use k8s_openapi::api::core::v1::{ContainerState, Event, Pod};
 use kube::Api;
 use kube::api::{ListParams, LogParams};
@@ -25,6 +27,8 @@ const LATER_LOOKS: Duration = Duration::from_secs(2);
 const EACH_POD: Duration = Duration::from_millis(50);
 /// More than this make it no longer.
 const MANY: u32 = 260;
+/// Annotation: which container is meant where none is named.
+const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 /// Lines of a log that explain a fault.
 const LOG_LINES: i64 = 10;
 /// Reasons for which a container that waits will not start whoever waits.
@@ -43,6 +47,8 @@ const HOPELESS: [&str; 8] = [
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Hopeless {
     pub(crate) pod: String,
+    /// Which of its containers, where it is one of them.
+    pub(crate) container: Option<String>,
     pub(crate) why: String,
     /// The log of the container that ended, not of the one that is tried next.
     pub(crate) previous: bool,
@@ -54,10 +60,13 @@ pub(crate) struct Hopeless {
 pub(crate) fn hopeless(pod: &Pod) -> Option<Hopeless> {
     let name = pod.metadata.name.clone()?;
     let status = pod.status.as_ref()?;
-    let found = |why: String, previous: bool, may_pass: bool| {
-        Some(Hopeless { pod: name.clone(), why, previous, may_pass })
+    let found = |container: Option<&str>, why: String, previous: bool, may_pass: bool| {
+        let container = container.map(str::to_owned);
+        Some(Hopeless { pod: name.clone(), container, why, previous, may_pass })
     };
-    for container in status.container_statuses.iter().flatten() {
+    // What runs before the others is in their way when it fails, and is not ready for good once it has done its work.
+    let first = status.init_container_statuses.iter().flatten();
+    for container in first.chain(status.container_statuses.iter().flatten()) {
         let waiting = container.state.as_ref().and_then(|state| state.waiting.as_ref());
         if let Some(reason) = waiting.and_then(|waiting| waiting.reason.as_deref())
             && HOPELESS.contains(&reason)
@@ -67,21 +76,37 @@ pub(crate) fn hopeless(pod: &Pod) -> Option<Hopeless> {
             if let Some(ended) = ended(container.last_state.as_ref()) {
                 why = format!("{reason}: {ended}");
             }
-            return found(why, container.restart_count > 0, false);
+            return found(Some(&container.name), why, container.restart_count > 0, false);
         }
+        let is_done = container
+            .state
+            .as_ref()
+            .and_then(|state| state.terminated.as_ref())
+            .is_some_and(|ended| ended.exit_code == 0);
         if container.restart_count >= CRASHES
             && !container.ready
+            && !is_done
             && let Some(ended) =
                 ended(container.state.as_ref()).or_else(|| ended(container.last_state.as_ref()))
         {
-            return found(format!("it ends again and again: {ended}"), true, false);
+            return found(Some(&container.name), format!("it ends again and again: {ended}"), true, false);
         }
     }
     let unscheduled = status.conditions.iter().flatten().find(|one| {
         one.type_ == "PodScheduled" && one.status == "False" && one.reason.as_deref() == Some("Unschedulable")
     })?;
     let message = unscheduled.message.clone().unwrap_or_default();
-    found(format!("Unschedulable: {message}"), false, true)
+    found(None, format!("Unschedulable: {message}"), false, true)
+}
+
+/// The container of a pod that does its work, where others stand beside it: the one that it says itself, as `kubectl` reads it, or ours by
+/// its name, or the first.
+pub(crate) fn main_container(pod: &Pod) -> Option<&str> {
+    let said = pod.metadata.annotations.as_ref().and_then(|all| all.get(DEFAULT_CONTAINER));
+    let containers = pod.spec.as_ref().map(|spec| spec.containers.as_slice()).unwrap_or_default();
+    let like = |name: &str| containers.iter().find(|one| one.name == name);
+    let found = said.and_then(|name| like(name)).or_else(|| like(CONTAINER)).or_else(|| containers.first());
+    found.map(|one| one.name.as_str())
 }
 
 fn ended(state: Option<&ContainerState>) -> Option<String> {
@@ -93,20 +118,33 @@ fn ended(state: Option<&ContainerState>) -> Option<String> {
     })
 }
 
-/// The last lines of a pod's log, masked.
+/// The same of the pod of this name, asked by a list: that is a right whoever deploys has.
+///
+/// # Errors
+/// If the cluster can't be asked.
+pub(crate) async fn main_container_of(session: &Session<'_>, pod: &str) -> Result<Option<String>, Fault> {
+    let there = pods(session, &ListParams::default().fields(&format!("metadata.name={pod}"))).await?;
+    Ok(there.first().and_then(main_container).map(str::to_owned))
+}
+
+/// The last lines of the log of a pod, masked: of this container, or of the one that does its work.
 ///
 /// # Errors
 /// If there is none.
 pub(crate) async fn log(
     session: &Session<'_>,
     masker: &Masker,
-    pod: &str,
+    (pod, container): (&str, Option<&str>),
     lines: i64,
     previous: bool,
 ) -> Result<Vec<String>, Fault> {
-    let pods: Api<Pod> = Api::namespaced(session.client(), session.namespace());
-    let params = LogParams { tail_lines: Some(lines), previous, ..LogParams::default() };
-    let text = session.ask(&format!("read the log of {pod}"), || pods.logs(pod, &params)).await?;
+    let api: Api<Pod> = Api::namespaced(session.client(), session.namespace());
+    let container = match container {
+        Some(container) => Some(container.to_owned()),
+        None => main_container_of(session, pod).await?,
+    };
+    let params = LogParams { container, tail_lines: Some(lines), previous, ..LogParams::default() };
+    let text = session.ask(&format!("read the log of {pod}"), || api.logs(pod, &params)).await?;
     Ok(text.lines().map(|line| masker.mask(line).into_owned()).collect())
 }
 
@@ -122,7 +160,8 @@ pub(crate) async fn not_ready(
         format!("{what} will not become ready: pod {}: {}", hopeless.pod, masker.mask(&hopeless.why)),
     );
     // A log explains; that there is none is no fault of its own.
-    let lines = log(session, masker, &hopeless.pod, LOG_LINES, hopeless.previous).await.unwrap_or_default();
+    let place = (hopeless.pod.as_str(), hopeless.container.as_deref());
+    let lines = log(session, masker, place, LOG_LINES, hopeless.previous).await.unwrap_or_default();
     if !lines.is_empty() {
         fault = fault.details(lines);
     }
@@ -134,18 +173,18 @@ pub(crate) async fn too_slow(
     session: &Session<'_>,
     masker: &Masker,
     what: &str,
-    release: &ReleaseId,
+    spec: &ReleaseSpec,
     pods: &[Pod],
     count: u32,
 ) -> Fault {
-    let mine: Vec<&Pod> = pods.iter().filter(|pod| is_live(pod, release)).collect();
+    let mine: Vec<&Pod> = pods.iter().filter(|pod| belongs(pod, spec) && goes_on(pod)).collect();
     let ready = mine.iter().filter(|pod| is_ready(pod)).count();
     let mut fault = Fault::new(
         "not-ready",
         format!("{what} did not become ready in time: {ready} of {count} pods are ready"),
     );
-    if let Some(name) = mine.iter().find(|pod| !is_ready(pod)).and_then(|pod| pod.metadata.name.as_deref()) {
-        fault = fault.details(words(session, masker, name).await);
+    if let Some(pod) = mine.iter().find(|pod| !is_ready(pod)) {
+        fault = fault.details(words(session, masker, pod).await);
     }
     fault.help("look at what the instances say, or give them more time with `within` of `health`")
 }
@@ -187,7 +226,8 @@ impl Pace {
 }
 
 /// What a pod that is not ready says: its last warning, and the last lines of its log.
-pub(crate) async fn words(session: &Session<'_>, masker: &Masker, name: &str) -> Vec<String> {
+pub(crate) async fn words(session: &Session<'_>, masker: &Masker, pod: &Pod) -> Vec<String> {
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
     let events: Api<Event> = Api::namespaced(session.client(), session.namespace());
     let params = ListParams::default().fields(&format!("involvedObject.name={name},type=Warning"));
     let events = session.ask("list events", || events.list(&params)).await;
@@ -195,8 +235,14 @@ pub(crate) async fn words(session: &Session<'_>, masker: &Masker, name: &str) ->
     let last = messages.iter().filter_map(|event| event.message.as_deref()).next_back();
     let mut lines: Vec<String> =
         last.map(|last| format!("pod {name}: {}", masker.mask(last.trim()))).into_iter().collect();
-    lines.extend(log(session, masker, name, LOG_LINES, false).await.unwrap_or_default());
+    lines.extend(log(session, masker, (name, unready(pod)), LOG_LINES, false).await.unwrap_or_default());
     lines
+}
+
+/// The container that keeps a pod from being ready.
+fn unready(pod: &Pod) -> Option<&str> {
+    let all = pod.status.as_ref()?.container_statuses.iter().flatten();
+    all.into_iter().find(|one| !one.ready).map(|one| one.name.as_str())
 }
 
 #[derive(Default)]
@@ -224,9 +270,9 @@ impl Patience {
     }
 
     /// The pod of this release for which waiting is over, if more than `may_fail` are such.
-    pub(crate) fn judge(&mut self, pods: &[Pod], release: &ReleaseId, may_fail: u32) -> Option<Hopeless> {
+    pub(crate) fn judge(&mut self, pods: &[Pod], spec: &ReleaseSpec, may_fail: u32) -> Option<Hopeless> {
         let mut lost: Vec<Hopeless> = Vec::new();
-        for pod in pods.iter().filter(|pod| is_live(pod, release) && !is_ready(pod)) {
+        for pod in pods.iter().filter(|pod| belongs(pod, spec) && goes_on(pod) && !is_ready(pod)) {
             let Some(hopeless) = hopeless(pod) else { continue };
             let since = *self.since.entry(hopeless.pod.clone()).or_insert_with(Instant::now);
             if !hopeless.may_pass || since.elapsed() >= MAY_PASS {
@@ -257,6 +303,30 @@ mod tests {
         assert_eq!(why(json!({})), None);
         assert_eq!(why(container(json!({"waiting": {"reason": "ContainerCreating"}}), 0)), None);
         assert_eq!(why(container(json!({"running": {}}), 1)), None);
+    }
+
+    #[test]
+    fn what_runs_before_the_others_is_in_their_way() {
+        let init = |state: serde_json::Value| {
+            json!({"initContainerStatuses": [{"name": "migrate", "image": "x", "imageID": "", "ready": false, "restartCount": 2,
+                   "state": state, "lastState": {"terminated": {"exitCode": 3, "reason": "Error"}}}]})
+        };
+        let fails = why(init(json!({"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}})));
+        assert_eq!(fails, Some(("CrashLoopBackOff: Error, exit code 3".to_owned(), false)));
+        assert_eq!(why(init(json!({"terminated": {"exitCode": 0}}))), None);
+    }
+
+    #[test]
+    fn the_container_that_is_meant_is_the_one_it_says_or_ours_or_the_first() {
+        let pod = |said: serde_json::Value, names: &[&str]| -> Option<String> {
+            let containers: Vec<_> = names.iter().map(|name| json!({"name": name})).collect();
+            let pod = json!({"metadata": {"annotations": said}, "spec": {"containers": containers}});
+            main_container(&serde_json::from_value(pod).unwrap()).map(str::to_owned)
+        };
+        assert_eq!(pod(json!({}), &["istio-proxy", "app"]).as_deref(), Some("app"));
+        assert_eq!(pod(json!({}), &["web", "logs"]).as_deref(), Some("web"));
+        assert_eq!(pod(json!({DEFAULT_CONTAINER: "logs"}), &["web", "logs"]).as_deref(), Some("logs"));
+        assert_eq!(pod(json!({DEFAULT_CONTAINER: "gone"}), &["web"]).as_deref(), Some("web"));
     }
 
     #[test]

@@ -56,7 +56,7 @@ impl Kubernetes {
                 Ok(Some(count_of(there)))
             })
             .await?;
-        let roll = Roll { spec, kind, name: &name, policy, applied: applied.as_ref().map(fence) };
+        let roll = Roll { spec, kind, name: &name, policy, applied };
         let instances = self.await_rolled(&session, &roll).await?;
         Self::end_others(&session, spec, (kind, &name)).await?;
         Ok(instances)
@@ -81,18 +81,26 @@ impl Kubernetes {
 
     /// Waits until the workload has this release and no other pods.
     async fn await_rolled(&self, session: &Session<'_>, roll: &Roll<'_>) -> Result<Vec<Instance>, Fault> {
-        let (spec, id) = (roll.spec, roll.spec.id());
+        let spec = roll.spec;
         let title = format!("{} {}", roll.kind.as_str(), roll.name);
         let gone = || Fault::new("moved", format!("the {title} was deleted while it was rolling"));
-        let (mut follow, mut pace) = (Follow::new(session, roll.kind, roll.name), Pace::default());
-        let Seen::As(mut there) = follow.read(session).await? else { return Err(gone()) };
+        let mut pace = Pace::default();
+        let (mut follow, mut there) = match &roll.applied {
+            Some(applied) => (Follow::written(session, applied), Box::new(applied.clone())),
+            None => {
+                let mut follow = Follow::new(session, roll.kind, roll.name);
+                let Seen::As(there) = follow.read(session).await? else { return Err(gone()) };
+                (follow, there)
+            }
+        };
+        let applied = roll.applied.as_ref().map(fence);
         let mut patience = Patience::default();
         let mut told = String::new();
         let mut moved_on = Instant::now();
         loop {
             stale(&there, session.call)?;
             let others = !given::is_found(spec) && !has(&there, spec);
-            if others || roll.applied.is_some_and(|applied| applied != fence(&there)) {
+            if others || applied.is_some_and(|applied| applied != fence(&there)) {
                 return Err(Fault::new(
                     "moved",
                     format!("someone else has changed the {title} while it was rolling"),
@@ -122,11 +130,11 @@ impl Kubernetes {
             // What keeps it from getting on only its pods tell.
             if late || pace.is_over() {
                 let pods = found::pods_of(session, spec).await?;
-                if let Some(hopeless) = patience.judge(&pods, &id, 0) {
+                if let Some(hopeless) = patience.judge(&pods, spec, 0) {
                     return Err(pods::not_ready(session, &self.masker, &what(spec), &hopeless).await);
                 }
                 if late {
-                    return Err(pods::too_slow(session, &self.masker, &what(spec), &id, &pods, count).await);
+                    return Err(pods::too_slow(session, &self.masker, &what(spec), spec, &pods, count).await);
                 }
                 if roll.kind == Kind::StatefulSet {
                     Self::end_broken(session, &there, spec).await?;
@@ -174,7 +182,8 @@ struct Roll<'a> {
     kind: Kind,
     name: &'a str,
     policy: &'a RollPolicy,
-    applied: Option<u64>,
+    /// As it was written.
+    applied: Option<Workload>,
 }
 
 impl Roll<'_> {

@@ -2,7 +2,8 @@
 
 use crate::client::{Cluster, Session};
 use crate::found;
-use crate::manifest::{self, MANAGER, RELEASE};
+use crate::manifest::{self, EPOCH, MANAGER, RELEASE};
+use crate::workload::fenced;
 use cdpipe_model::observe::{Instance, Role, RouteTable};
 use cdpipe_model::ports::{Call, PortResult, Router};
 use cdpipe_model::service::Route;
@@ -157,6 +158,7 @@ impl Router for ServiceRouter {
                     )
                     .help("name another one with `traffic service { name = … }`, or delete it"));
                 }
+                fenced(&service.metadata, call)?;
                 let now = table(service);
                 let is_for =
                     |table: &RouteTable, role: Role| table.entries.iter().any(|entry| entry.role == role);
@@ -182,6 +184,7 @@ impl Router for ServiceRouter {
             })?;
             let mut manifest =
                 manifest::service(&name, &wanted.route.service, release(wanted), ports(wanted), &text);
+            manifest["metadata"]["annotations"][EPOCH] = serde_json::json!(call.epoch.to_string());
             if ports(wanted).is_none()
                 && let Some(kept) = there.as_ref().and_then(|there| there.spec.as_ref()?.ports.clone())
             {

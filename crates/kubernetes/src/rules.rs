@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 
 /// All of the users, in basis points.
 const ALL_BP: u64 = 10_000;
+/// The largest weight of a backend (Gateway API, `HTTPBackendRef.weight`).
+const MAX_WEIGHT: u64 = 1_000_000;
 
 /// Which kind of object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -205,20 +207,46 @@ pub(crate) fn render(kind: Kind, rules: &[Value], ours: &Ours<'_>, table: &Route
             let weight = backend["weight"].as_u64().unwrap_or(1);
             if !kind.is_ours(backend, ours) {
                 let mut other = backend.clone();
-                other["weight"] = json!(weight * ALL_BP);
+                other["weight"] = json!(weight.saturating_mul(ALL_BP));
                 shared.push(other);
                 continue;
             }
             for entry in table.entries.iter().filter(|entry| entry.weight_bp > 0) {
-                let share = u64::from(entry.weight_bp) * if alone { 1 } else { weight };
+                let share = u64::from(entry.weight_bp).saturating_mul(if alone { 1 } else { weight });
                 shared.push(kind.of_release(backend, ours, &entry.release, share));
             }
         }
+        reduce(&mut shared);
         let mut rule = rule.clone();
         rule[kind.backends()] = json!(shared);
         made.push(rule);
     }
     made
+}
+
+/// Shares in smaller numbers that stand to each other as before, as nearly as can be where one is more than a route may have.
+fn reduce(backends: &mut [Value]) {
+    let weights = || backends.iter().filter_map(|backend| backend["weight"].as_u64());
+    let largest = weights().max().unwrap_or(0);
+    if largest <= MAX_WEIGHT {
+        return;
+    }
+    let divisor = weights().fold(0, gcd).max(1);
+    for backend in backends.iter_mut() {
+        let Some(weight) = backend["weight"].as_u64() else { continue };
+        let weight = u128::from(weight / divisor);
+        let largest = u128::from(largest / divisor).max(u128::from(MAX_WEIGHT));
+        // One that has a share keeps one.
+        let fits = (weight * u128::from(MAX_WEIGHT) / largest).max(u128::from(weight > 0));
+        backend["weight"] = json!(u64::try_from(fits).unwrap_or(MAX_WEIGHT));
+    }
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    match b {
+        0 => a,
+        _ => gcd(b, a % b),
+    }
 }
 
 #[cfg(test)]
@@ -291,6 +319,18 @@ mod tests {
             .map(|backend| backend["weight"].as_u64().unwrap())
             .collect();
         assert_eq!(weights, [15_000, 15_000, 10_000]);
+    }
+
+    #[test]
+    fn shares_stay_within_what_a_route_may_have() {
+        let reduced = |weights: &[u64]| -> Vec<u64> {
+            let mut backends: Vec<Value> = weights.iter().map(|weight| json!({"weight": weight})).collect();
+            reduce(&mut backends);
+            backends.iter().map(|backend| backend["weight"].as_u64().unwrap()).collect()
+        };
+        assert_eq!(reduced(&[15_000, 5_000]), [15_000, 5_000]);
+        assert_eq!(reduced(&[4_500_000, 500_000, 3_000_000]), [9, 1, 6]);
+        assert_eq!(reduced(&[9_999_999_999, 1, 0]), [1_000_000, 1, 0]);
     }
 
     #[test]

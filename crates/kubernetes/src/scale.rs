@@ -165,14 +165,48 @@ pub(crate) async fn copy(session: &Session<'_>, spec: &ReleaseSpec, owner: &Work
         session.ask(&what, || api.patch(&name, &params, &patch)).await?;
     }
     let api: Api<PodDisruptionBudget> = Api::namespaced(session.client(), session.namespace());
-    let list = ListParams::default();
-    let budgets = session.ask("list PodDisruptionBudgets", || api.list(&list)).await?.items;
-    for copy in budgets_of(&budgets, spec, owner) {
+    for copy in budgets_of(&budgets(session).await?, spec, owner) {
         let name = copy["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let (what, patch) = (format!("apply the PodDisruptionBudget {name}"), Patch::Apply(copy));
         session.ask(&what, || api.patch(&name, &params, &patch)).await?;
     }
     Ok(())
+}
+
+/// What a release that stands beside another would get copies of: group and resource of what users have made here.
+///
+/// # Errors
+/// If the cluster can't be asked. What may not be listed is none: that right is missed by itself.
+pub(crate) async fn copied_kinds(
+    session: &Session<'_>,
+    beside: bool,
+) -> Result<Vec<(&'static str, &'static str)>, Fault> {
+    let mut found = Vec::new();
+    if !beside {
+        return Ok(found);
+    }
+    let users = |meta: &ObjectMeta| !manifest::is_ours(meta.labels.as_ref());
+    if if_seen(all(session).await)?.iter().any(|one| users(&one.metadata)) {
+        found.push(("autoscaling", "horizontalpodautoscalers"));
+    }
+    if if_seen(budgets(session).await)?.iter().any(|one| users(&one.metadata)) {
+        found.push(("policy", "poddisruptionbudgets"));
+    }
+    Ok(found)
+}
+
+async fn budgets(session: &Session<'_>) -> Result<Vec<PodDisruptionBudget>, Fault> {
+    let api: Api<PodDisruptionBudget> = Api::namespaced(session.client(), session.namespace());
+    let params = ListParams::default();
+    Ok(session.ask("list PodDisruptionBudgets", || api.list(&params)).await?.items)
+}
+
+/// A list, empty where it may not be seen.
+fn if_seen<T>(listed: Result<Vec<T>, Fault>) -> Result<Vec<T>, Fault> {
+    match listed {
+        Err(fault) if fault.kind == "forbidden" => Ok(Vec::new()),
+        listed => listed,
+    }
 }
 
 #[cfg(test)]

@@ -66,7 +66,6 @@ impl Kubernetes {
         may_fail: u32,
     ) -> Result<Vec<Instance>, Fault> {
         let session = self.cluster.session(call).await?;
-        let id = spec.id();
         let within = spec.health.iter().map(|health| health.within_ms).max().unwrap_or(60_000);
         let ends = Instant::now() + Duration::from_millis(within);
         let (kind, name) = self.place_of(&session, spec).await?;
@@ -104,11 +103,11 @@ impl Kubernetes {
                 if ready >= enough as usize {
                     return Ok(found);
                 }
-                if let Some(hopeless) = patience.judge(&pods, &id, may_fail) {
+                if let Some(hopeless) = patience.judge(&pods, spec, may_fail) {
                     return Err(pods::not_ready(&session, &self.masker, &what(spec), &hopeless).await);
                 }
                 if is_late {
-                    return Err(pods::too_slow(&session, &self.masker, &what(spec), &id, &pods, count).await);
+                    return Err(pods::too_slow(&session, &self.masker, &what(spec), spec, &pods, count).await);
                 }
                 looked_at = Some(said);
                 pace.looked(pods.len());
@@ -181,7 +180,8 @@ impl Kubernetes {
         if remove {
             delete_secret(&session, spec).await?;
         }
-        prune(&session, spec, retain).await?;
+        // What is removed takes no place among those that are kept.
+        prune(&session, spec, if remove { retain } else { retain.max(1) - 1 }).await?;
         Ok(Vec::new())
     }
 
@@ -258,7 +258,8 @@ impl Kubernetes {
         }
         let params = of_service(service);
         let secrets: Api<Secret> = Api::namespaced(session.client(), session.namespace());
-        for secret in session.ask("list Secrets", || secrets.list(&params)).await?.items {
+        let ours = session.ask("list Secrets", || secrets.list(&params)).await?.items;
+        for secret in ours.into_iter().filter(|secret| manifest::is_ours(secret.metadata.labels.as_ref())) {
             let name = secret.metadata.name.unwrap_or_default();
             let delete = DeleteParams::default();
             session.ask_for(&format!("delete the Secret {name}"), || secrets.delete(&name, &delete)).await?;
@@ -310,7 +311,7 @@ async fn delete_secret(session: &Session<'_>, spec: &ReleaseSpec) -> Result<(), 
     session.ask_for(&format!("delete the Secret {name}"), || secrets.delete(&name, &params)).await.map(drop)
 }
 
-/// Deletes kept releases beside the one that was stopped, the oldest first, until `retain` are left.
+/// Deletes kept releases beside the one that was stopped, with their secrets, the oldest first, until `retain` are left.
 async fn prune(session: &Session<'_>, stopped: &ReleaseSpec, retain: u32) -> Result<(), Fault> {
     let (api, params) = (Kind::Deployment.api(session), of_service(&stopped.service));
     let listed = session.ask("list Deployments", || api.list(&params)).await?.items;
@@ -322,9 +323,13 @@ async fn prune(session: &Session<'_>, stopped: &ReleaseSpec, retain: u32) -> Res
         }
     }
     kept.sort_by_key(|one| one.metadata.creation_timestamp.as_ref().map(|at| at.0));
-    let beyond = (kept.len() + 1).saturating_sub(retain.max(1) as usize);
+    let beyond = kept.len().saturating_sub(retain as usize);
     for one in kept.iter().take(beyond) {
+        stale(one, session.call)?;
         delete(session, Kind::Deployment, one.name()).await?;
+        if let Some(spec) = found::spec_of(&one.template) {
+            delete_secret(session, &spec).await?;
+        }
     }
     Ok(())
 }

@@ -269,13 +269,13 @@ impl Target for Kubernetes {
     fn exec<'a>(
         &'a self,
         call: Call<'a>,
-        _spec: &'a ReleaseSpec,
+        spec: &'a ReleaseSpec,
         instance: &'a Instance,
         run: &'a RunAction,
     ) -> PortResult<'a, BTreeMap<String, String>> {
         Box::pin(async move {
             let session = self.cluster.session(call).await?;
-            exec::exec(&session, &self.masker, instance.id.as_str(), run).await
+            exec::exec(&session, &self.masker, spec, instance.id.as_str(), run).await
         })
     }
 
@@ -289,7 +289,7 @@ impl Target for Kubernetes {
         Box::pin(async move {
             let session = self.cluster.session(call).await?;
             let lines = i64::try_from(lines).unwrap_or(i64::MAX);
-            pods::log(&session, &self.masker, instance.id.as_str(), lines, false).await
+            pods::log(&session, &self.masker, (instance.id.as_str(), None), lines, false).await
         })
     }
 
@@ -304,7 +304,7 @@ impl Target for Kubernetes {
             let session = self.cluster.session(call).await?;
             match self.leases.take(&session, key, owner, lease).await {
                 // The lock is what comes first in a namespace, so one that the manifests bring is made for it.
-                Err(fault) if is_missing(&session).await => match self.make_namespace(&session).await? {
+                Err(fault) if fault.kind == "not-found" && is_missing(&session).await => match self.make_namespace(&session).await? {
                     true => self.leases.take(&session, key, owner, lease).await,
                     false => Err(Fault::new(
                         "not-found",

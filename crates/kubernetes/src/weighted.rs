@@ -5,8 +5,9 @@
 //! those and the table alone, so that any other rules are somebody's.
 
 use crate::client::{Cluster, Session};
-use crate::manifest::{self, MANAGER};
+use crate::manifest::{self, EPOCH, MANAGER};
 use crate::rules::{self, Kind, Ours};
+use crate::workload::fenced;
 use cdpipe_model::observe::{Instance, RouteTable};
 use cdpipe_model::ports::{Call, PortResult, Router};
 use cdpipe_model::service::Route;
@@ -154,17 +155,20 @@ impl WeightedRouter {
                 )
                 .help("name the service in one of its rules"));
             }
+            fenced(&there.object.metadata, call)?;
             let port = rules::port(self.kind, &there.rules, &ours);
             self.make_backends(&session, wanted, port, &ours).await?;
             let mut object = there.object.clone();
             object.data["spec"][self.kind.rules()] =
                 json!(rules::render(self.kind, &there.rules, &ours, wanted));
             let notes = object.metadata.annotations.get_or_insert_default();
-            notes.remove(TABLE);
-            notes.remove(RULES);
+            for note in [TABLE, RULES, EPOCH] {
+                notes.remove(note);
+            }
             if target.is_some() {
                 notes.insert(TABLE.to_owned(), text(wanted)?);
                 notes.insert(RULES.to_owned(), text(&there.rules)?);
+                notes.insert(EPOCH.to_owned(), call.epoch.to_string());
             }
             let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
             let what = format!("write the {} {name}", self.word());

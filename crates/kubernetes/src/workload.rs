@@ -1,7 +1,7 @@
 //! Writing workloads: server-side, at the version that was read, under the newest lock.
 
 use crate::client::Session;
-use crate::found::fence;
+use crate::found::{self, fence, release_of};
 use crate::kind::{self, Kind, Workload};
 use crate::manifest::{self, EPOCH, MANAGER, SERVICE, Wanted, is_ours};
 use crate::target::Kubernetes;
@@ -11,6 +11,7 @@ use cdpipe_model::release::ReleaseSpec;
 use cdpipe_model::strategy::RollPolicy;
 use cdpipe_model::{Fault, ServiceName, Value};
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Api;
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::core::DynamicObject;
@@ -21,6 +22,8 @@ use std::collections::BTreeMap;
 const TRIES: usize = 20;
 /// Templates that the platform keeps.
 const REVISIONS: u32 = 5;
+/// Failed releases whose ids are kept: `retain` is 100 at most.
+const REMEMBERED: usize = 100;
 
 /// Says how many there are to be before whoever scales by itself says it.
 const HANDOVER: &str = "cdpipe-replicas";
@@ -39,7 +42,16 @@ pub(crate) fn of_service(service: &ServiceName) -> ListParams {
 }
 
 pub(crate) fn stale(workload: &Workload, call: Call<'_>) -> Result<(), Fault> {
-    let newest: u64 = workload.annotation(EPOCH).and_then(|epoch| epoch.parse().ok()).unwrap_or(0);
+    fenced(&workload.metadata, call)
+}
+
+/// Whether our lock is the newest under which this was written.
+///
+/// # Errors
+/// `stale-epoch` if it isn't.
+pub(crate) fn fenced(meta: &ObjectMeta, call: Call<'_>) -> Result<(), Fault> {
+    let said = meta.annotations.as_ref().and_then(|notes| notes.get(EPOCH));
+    let newest: u64 = said.and_then(|epoch| epoch.parse().ok()).unwrap_or(0);
     if call.epoch == 0 || call.epoch >= newest {
         return Ok(());
     }
@@ -51,6 +63,29 @@ pub(crate) fn stale(workload: &Workload, call: Call<'_>) -> Result<(), Fault> {
         ),
     )
     .help("a newer run owns this service: look at `cdpipe status`"))
+}
+
+/// How many former templates a workload keeps.
+fn revisions(there: Option<&Workload>) -> u32 {
+    let said = there.and_then(|there| there.spec["revisionHistoryLimit"].as_u64());
+    said.and_then(|said| u32::try_from(said).ok()).unwrap_or(REVISIONS)
+}
+
+/// The releases that have failed in a workload once `spec` is in it: on the way back that is the one that it has now.
+fn failed(there: Option<&Workload>, spec: &ReleaseSpec, policy: Option<&RollPolicy>) -> Vec<String> {
+    let Some(there) = there else { return Vec::new() };
+    let mut failed = found::failed(there);
+    if policy.is_some_and(|policy| policy.undo)
+        && let Some(now) = release_of(&there.template)
+    {
+        failed.retain(|known| *known != now.as_str());
+        failed.push(now.to_string());
+    }
+    failed.retain(|known| *known != spec.id().as_str());
+    // No more than templates are kept.
+    let beyond = failed.len().saturating_sub(REMEMBERED);
+    failed.drain(..beyond);
+    failed
 }
 
 pub(crate) fn what(spec: &ReleaseSpec) -> String {
@@ -105,12 +140,28 @@ pub(crate) async fn scale_down(session: &Session<'_>, name: &str, count: u32) ->
     Err(last.unwrap_or_else(|| Fault::new("conflict", format!("the Deployment {name} changes all the time"))))
 }
 
+/// Whether the Secret of a release is there.
+async fn has_secret(session: &Session<'_>, spec: &ReleaseSpec) -> Result<bool, Fault> {
+    let secrets: Api<Secret> = Api::namespaced(session.client(), session.namespace());
+    let name = manifest::side_name(spec);
+    let params = of_service(&spec.service);
+    let there = session.ask("list Secrets", || secrets.list_metadata(&params)).await?.items;
+    Ok(there.into_iter().any(|one| one.metadata.name.as_deref() == Some(&name)))
+}
+
 impl Kubernetes {
     /// Applies the Secret of a release, if it has secrets.
     pub(crate) async fn apply_secret(&self, session: &Session<'_>, spec: &ReleaseSpec) -> Result<(), Fault> {
         let mut values = BTreeMap::new();
         for (name, value) in spec.env.iter().filter(|(_, value)| matches!(value, Value::Secret(_))) {
-            values.insert(name.clone(), expose(value, session.call.secrets).await?);
+            match expose(value, session.call.secrets).await {
+                Ok(value) => values.insert(name.clone(), value),
+                // The pipeline may name it no more since the release that is gone back to; what that had is there still.
+                Err(fault) if fault.kind == "secret-missing" && has_secret(session, spec).await? => {
+                    return Ok(());
+                }
+                Err(fault) => return Err(fault),
+            };
         }
         if values.is_empty() {
             return Ok(());
@@ -153,13 +204,24 @@ impl Kubernetes {
                     return Ok(seen);
                 }
                 (seen, foreign, count) => {
-                    let mut fresh = seen.clone();
-                    if let Some(foreign) = foreign {
-                        fresh = Some(self.take_over(session, spec, foreign).await?);
-                    }
-                    if let (Some(there), Count::AsItScales) = (&fresh, count) {
-                        fresh = Some(hand_over(session, there).await?);
-                    }
+                    let prepared = async {
+                        let mut fresh = seen.clone();
+                        if let Some(foreign) = foreign {
+                            fresh = Some(self.take_over(session, spec, foreign).await?);
+                        }
+                        if let (Some(there), Count::AsItScales) = (&fresh, count) {
+                            fresh = Some(hand_over(session, there).await?);
+                        }
+                        Ok(fresh)
+                    };
+                    let fresh = match prepared.await {
+                        Ok(fresh) => fresh,
+                        Err(fault @ Fault { .. }) if fault.kind == "conflict" => {
+                            last = Some(fault);
+                            continue;
+                        }
+                        Err(fault) => return Err(fault),
+                    };
                     // How many there are may be another's to say: it is written beside the rest only as it is.
                     let there = fresh.as_ref().map(Workload::replicas);
                     let wanted = Wanted {
@@ -170,7 +232,8 @@ impl Kubernetes {
                             Count::AsItScales => None,
                         },
                         policy,
-                        retain: REVISIONS,
+                        retain: policy.map_or_else(|| revisions(fresh.as_ref()), |policy| policy.retain),
+                        failed: failed(fresh.as_ref(), spec, policy),
                         epoch: session.call.epoch,
                         seen: fresh.as_ref(),
                     };

@@ -30,6 +30,9 @@ fn ends_as_the_release_deserves(way: Way) {
     std::fs::remove_file(space.place.work().join("errors-candidate")).unwrap();
     assert_ended(&space.run("1.2"), 0, &[]);
     space.serves("1.2", 2);
+    // What failed in between is nothing to go back to, whatever the cluster has kept of it.
+    assert_ended(&space.place.run(["rollback", "web", "cluster", "--yes"]).unwrap(), 0, &[]);
+    space.serves("1.1", 2);
 }
 
 #[test]

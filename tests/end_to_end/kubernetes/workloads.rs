@@ -309,3 +309,27 @@ fn a_deployment_of_manifests_stands_side_by_side_too() {
     assert_ended(&space.place.run(["down", "pipeline.cd"]).unwrap(), 0, &[]);
     assert_eq!(space.field("deployments,pods", "{.items[*].metadata.name}"), "");
 }
+
+#[test]
+fn of_several_containers_the_service_is_meant_and_what_runs_before_it_is_told() {
+    let Some(space) = Space::given(
+        "several",
+        "Deployment",
+        "\n  replicas: 1",
+        "health http \"/health\" { every = 1s, timeout = 2s, within = 60s }",
+        "rolling {}\n    verify { exec \"echo inside $KEPT\" }",
+    ) else {
+        return;
+    };
+    let registry = std::env::var("CDPIPE_LAB_REGISTRY").unwrap();
+    let beside = format!("containers:\n      - {{name: beside, image: '{registry}/pause:1'}}\n");
+    space.edit("k8s/store.yaml", "containers:\n", &beside);
+    assert_ended(&space.run("1.0"), 0, &["inside as-given"]);
+    assert_ended(&space.run("exits"), 3, &["cannot find my configuration"]);
+    let before = format!(
+        "initContainers:\n      - {{name: prepare, image: '{registry}/busybox:1', command: [sh, -c, 'echo there is no table; exit 3']}}\n      \
+         containers:\n"
+    );
+    space.edit("k8s/store.yaml", "containers:\n", &before);
+    assert_ended(&space.run("1.1"), 3, &["exit code 3", "there is no table"]);
+}

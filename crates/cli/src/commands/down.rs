@@ -126,23 +126,22 @@ async fn stop(wiring: &Wiring, deploy: &Deploy) -> Result<usize, Fault> {
     let call = cdpipe_model::ports::Call { epoch, ..call };
     let result = async {
         let router = wiring.ports.routers.get(&deploy.environment);
+        let drain = Duration::from_millis(deploy.service.drain_ms);
+        let waits = cdpipe_model::ports::Call { deadline: STEP_WITHIN + drain, ..call };
         if let (Some(router), Some(route)) = (router, &deploy.service.route)
             && let Some(seen) = router.observe(call, route).await?
         {
             let closed = RouteTable::closed(route.clone());
             router.apply(call, &closed, Some(&seen)).await?;
             router.await_routed(call, &closed).await?;
-            let drain = Duration::from_millis(deploy.service.drain_ms);
-            let waits = cdpipe_model::ports::Call { deadline: STEP_WITHIN + drain, ..call };
-            for release in target
-                .observe(call, &deploy.service.name, deploy.service.platform_name.as_deref())
-                .await?
-                .releases
-            {
+            let seen =
+                target.observe(call, &deploy.service.name, deploy.service.platform_name.as_deref()).await?;
+            // What is only kept has nobody to finish with.
+            for release in seen.releases.iter().filter(|release| !release.instances.is_empty()) {
                 router.await_drained(waits, route, &release.id, &release.instances, drain).await?;
             }
         }
-        let count = target.remove(call, &deploy.service.name).await?;
+        let count = target.remove(waits, &deploy.service.name).await?;
         if let (Some(router), Some(route)) = (router, &deploy.service.route) {
             router.forget(call, route).await?;
         }

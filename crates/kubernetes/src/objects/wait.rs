@@ -170,10 +170,9 @@ async fn failed(
     let place = session.within(object.namespace.as_deref());
     let fault = Fault::new("not-ready", format!("{} has failed: {}", title(object), masker.mask(why)));
     let pods = pods_of(&place, object, whole).await.unwrap_or_default();
-    let worst =
-        pods.iter().rfind(|pod| !crate::found::is_ready(pod)).and_then(|pod| pod.metadata.name.clone());
+    let worst = pods.iter().rfind(|pod| !crate::found::is_ready(pod));
     let fault = match worst {
-        Some(name) => fault.details(pods::words(&place, masker, &name).await),
+        Some(pod) => fault.details(pods::words(&place, masker, pod).await),
         None => fault,
     };
     fault.help(format!("`kubectl describe {} {}` shows more, while it is there", object.plural, object.name))
@@ -190,10 +189,9 @@ async fn too_slow(
         "not-ready",
         format!("{} did not become ready in time: {}", title(object), masker.mask(text)),
     );
-    let worst =
-        found.iter().find(|pod| !crate::found::is_ready(pod)).and_then(|pod| pod.metadata.name.clone());
+    let worst = found.iter().find(|pod| !crate::found::is_ready(pod));
     let fault = match worst {
-        Some(name) => fault.details(pods::words(place, masker, &name).await),
+        Some(pod) => fault.details(pods::words(place, masker, pod).await),
         None => fault,
     };
     fault.help("look at what its pods say, or give it more time with `timeout`")

@@ -11,6 +11,7 @@ use cdpipe_model::id::EffectId;
 use cdpipe_model::observe::Observation;
 use cdpipe_model::plan::{Deploy, Plan, StepKind};
 use cdpipe_model::service::{Environment, TargetKind, TrafficKind};
+use cdpipe_model::strategy::Strategy;
 use cdpipe_model::{EnvName, Fault, Value};
 use std::path::Path;
 use std::time::Duration;
@@ -136,6 +137,7 @@ fn wants(plan: &Plan, name: &EnvName, environment: &Environment, base: &Path) ->
     wiring::each_step(plan, &mut |step| match &step.kind {
         StepKind::Deploy(deploy) if deploy.environment == *name => {
             wants.deploys = true;
+            wants.beside |= !matches!(deploy.strategy, Strategy::Rolling(_));
             if let Some(source) = wiring::source_of(&deploy.service) {
                 // That they can't be read is said by a plan.
                 wants.services.extend(source.read(base).unwrap_or_default());
@@ -145,7 +147,13 @@ fn wants(plan: &Plan, name: &EnvName, environment: &Environment, base: &Path) ->
                 .iter()
                 .chain(&deploy.validate)
                 .any(|step| matches!(step.kind, StepKind::Exec(_)));
-            wants.secrets |= deploy.service.env.values().any(|value| {
+            let canary = match &deploy.strategy {
+                Strategy::Canary(canary) => Some(&canary.env),
+                _ => None,
+            };
+            let variables =
+                deploy.service.env.values().chain(canary.into_iter().flat_map(|env| env.values()));
+            wants.secrets |= variables.into_iter().any(|value| {
                 matches!(value.eval(&|_| Some(Value::Str(String::new()))), Ok(Value::Secret(_)))
             });
         }
