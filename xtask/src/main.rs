@@ -4,7 +4,7 @@
 //! - `ci`    everything a change must pass, cheapest first.
 //! - `bench` measures cdpipe beside a peer in the same run and prints ratios.
 //! - `soak`  the tests again and again for a time, with new seeds, to find what fails rarely.
-//! - `lab`   the real components the tests and benches talk to: nginx, Prometheus, Redis and tools.
+//! - `lab`   the real components the tests and benches talk to: engines, machines, a cluster, routers and tools.
 //!
 //! May use: std, libc, serde_json. Deliberately NOT here: any crate of the product (a change to the product must never
 //! make the tool that tests it slow or impossible to build), and async (nothing here waits for more than one thing).
@@ -35,8 +35,8 @@ cargo xtask test  [--timeout-min N] [--keep-lab] [--no-lab] [FILTER …]
 cargo xtask ci    [--only A,B] [--except A,B] [--fuzz-min N]
                                        fmt, clippy, deny, doc, fuzz, test: cheapest first, all of them, one summary
 cargo xtask bench [NAME …] [--rounds N] [--quick] [--profile P [--no-build] | --binary FILE] [--write] [--json FILE]
-                                       check, run, proxy, start, memory, size, journal, resume, faults: ratios to a
-                                       peer measured in the same run where there is one
+                                       check, run, proxy, start, memory, size, journal, resume, faults, swarm, hosts,
+                                       kubernetes: ratios to a peer measured in the same run where there is one
 cargo xtask soak  [--minutes N] [FILTER …]
                                        the tests again and again with new seeds, until the time is up or one fails
 cargo xtask lab   up|down|status|env [PART …]

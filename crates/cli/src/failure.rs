@@ -156,7 +156,7 @@ codes! {
         "A target, the proxy or the host refused or failed at what a command asked of it, outside of a run. The message is theirs.";
     /// A word without an explanation.
     UNKNOWN_WORD = "CD0016", "nothing is known of this word",
-        "`cdpipe explain` knows error codes (`CD0101`) and the words of the language (`canary`, `drain`, `watch.every`).";
+        "`cdpipe explain` knows error codes (`CD0101`) and the words of the language (`canary`, `drain`, `watch.after`).";
     /// A test whose run went otherwise than it expects.
     EXPECTATION = "CD0017", "an expectation is not met",
         "`cdpipe test` played the pipeline against simulated targets, and it went otherwise than this `expect` says. The trace under the \

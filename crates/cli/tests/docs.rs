@@ -141,8 +141,8 @@ fn support_table() -> String {
     for (number, note) in notes.iter().enumerate() {
         writeln!(table, "{}. {note}", number + 1).unwrap();
     }
-    table.push_str("\n| router | shares | headers | cookies | stays by cookie | stays by address | sees the drain | counts requests |\n");
-    table.push_str("|---|---|---|---|---|---|---|---|\n");
+    table.push_str("\n| router | shares | headers | cookies | stays by cookie | stays by address | sees the drain | counts requests | preview |\n");
+    table.push_str("|---|---|---|---|---|---|---|---|---|\n");
     for kind in DRIVEN_ROUTERS {
         let can = router(*kind);
         let cells = [
@@ -153,6 +153,7 @@ fn support_table() -> String {
             can.sticky_client_address,
             can.observes_drain,
             can.counts_requests,
+            can.preview,
         ]
         .map(|can| if can { "yes" } else { "no" });
         writeln!(table, "| `{}` | {} |", kind.as_str(), cells.join(" | ")).unwrap();

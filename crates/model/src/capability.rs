@@ -143,6 +143,7 @@ pub const DRIVEN_ROUTERS: &[TrafficKind] = &[
     TrafficKind::Service,
     TrafficKind::Istio,
     TrafficKind::Gateway,
+    TrafficKind::Replicas,
 ];
 
 /// What this router can do.

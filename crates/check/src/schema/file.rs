@@ -236,8 +236,8 @@ static WHEN: Statement = Statement::new(Id::When, "when", "what is measured whil
         "A measure has its value from the beginning of the stage to its end. A metric that no `when` gives has no data, and a \
          watch then does what its `no_data` says. A baseline of which nothing is said measures what stable measures.\n\n\
          `fails = true` makes the commands and requests of the stage fail, those of `verify` and `validate` too; hooks and \
-         `undo` still succeed. In a stage that has none, the new instances never become ready.\n\nThe name of a stage with a \
-         `matrix` means all of its stages.",
+         `undo` still succeed. In a stage that has none, the new instances never become ready.\n\nThe name of a stage with \
+         `for` means all of its stages.",
     )
     .example(
         "when stage production { candidate.error_rate = 9%, stable.error_rate = 1% }\nwhen stage migrate { fails = true }",
@@ -258,7 +258,7 @@ static EXPECT: Statement = Statement::new(Id::Expect, "expect", "what must be so
     .doc(
         "One of these:\n\n- `stage NAME == OUTCOME`, and so `gate NAME` and `pipeline`: how it ended, with `succeeded`, `failed`, `rolled_back`, \
          `rollback_failed`, `timed_out`, `cancelled` or `skipped`. `within` counts virtual time from its start. The name of a \
-         stage with a `matrix` means each of its stages.\n- `traffic(SERVICE, ENVIRONMENT) == { VERSION = PERCENT }`: which \
+         stage with `for` means each of its stages.\n- `traffic(SERVICE, ENVIRONMENT) == { VERSION = PERCENT }`: which \
          version gets which share of the users at the end. A version that is not named gets none.\n- `ran TEXT`: a hook of \
          that event, as `on rollback`, or a step with this in its label ran.\n\nAn expectation that is not met is shown with \
          its place, what was found instead and the trace of the run.",

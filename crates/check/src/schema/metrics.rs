@@ -40,7 +40,11 @@ static SOURCES: [Variant; 6] = [
     ),
     Variant::new("text", "Prometheus text at a URL").body(&URL),
     Variant::new("http", "a JSON document; a query is a path into it").body(&URL),
-    Variant::new("command", "a command that prints a number; the query is the command"),
+    Variant::new(
+        "command",
+        "a command that prints a number; the query is the command, run by `sh` in the folder of the pipeline. Its placeholders are the variables \
+         `$CDPIPE_RELEASE`, `$CDPIPE_ROLE`, `$CDPIPE_SERVICE`, `$CDPIPE_ENVIRONMENT` and `$CDPIPE_WINDOW` (`30000ms`)",
+    ),
 ];
 
 static URL: Body = Body::new(

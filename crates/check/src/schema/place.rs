@@ -246,7 +246,11 @@ static HAPROXY: Body = Body::new(
             Kind::Str(Form::Plain),
             "The machine it runs on, reached over SSH as those of a target `hosts` are; by default this one.",
         ),
-        LISTEN,
+        Setting::new(
+            "listen",
+            Kind::Listen,
+            "Where the frontend of your configuration takes users; cdpipe binds nothing there.",
+        ),
     ],
     &[],
 );

@@ -6,7 +6,11 @@ use super::{Body, Form, Id, Kind, Member, Names, Open, Part, Setting, Statement,
 pub(super) static SERVICE: Statement = Statement::new(Id::Service, "service", "what is deployed")
     .parts(&[Part::Declares(Names::Service)])
     .body(&SERVICE_BODY)
-    .doc("It is made from one of `image`, `command`, `compose` and `manifest`.")
+    .doc(
+        "It is made from one of `image`, `command`, `compose` and `manifest`.\n\nEach instance finds `$CDPIPE_RELEASE`, \
+         `$CDPIPE_SERVICE`, `$CDPIPE_ENVIRONMENT` and `$CDPIPE_INSTANCE` in its environment; on Kubernetes the first two, on a Swarm the \
+         first alone.",
+    )
     .example(
         "service web {\n  image    = \"ghcr.io/acme/web:${version}\"\n  port     = 3000\n  replicas = 6\n  \
          health   http \"/health\" { every = 2s, within = 60s }\n}",
@@ -215,7 +219,11 @@ static ROUTE_BODY: Body = Body::new(
         Setting::new("host", Kind::Str(Form::Plain), "Host header, where a listener is shared."),
         Setting::new("path", Kind::Str(Form::HttpPath), "Path prefix, where a host is shared."),
         Setting::new("listen", Kind::Listen, "Where the router listens, instead of the environment's."),
-        Setting::new("object", Kind::Str(Form::Plain), "The router's own object, where it has a name."),
+        Setting::new(
+            "object",
+            Kind::Str(Form::Plain),
+            "On Kubernetes the Service, VirtualService or HTTPRoute of this service, instead of the one that `traffic` names; elsewhere it means nothing.",
+        ),
     ],
     &[],
 )

@@ -1,4 +1,4 @@
-//! `cdpipe down`: stops what a pipeline deployed on this machine: route closed, requests drained, processes ended.
+//! `cdpipe down`: stops what a pipeline deployed, on every target: route closed, requests drained, instances ended.
 
 use crate::commands::Ended;
 use crate::commands::rollback::confirmed;

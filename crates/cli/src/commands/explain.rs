@@ -44,7 +44,7 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> Ended {
     let near = all_codes().into_iter().map(|info| info.code).filter(|code| distance(code, word) <= 1).take(3);
     let near: Vec<String> = near.map(|code| format!("`{code}`")).collect();
     Err(if near.is_empty() {
-        failure.help("`cdpipe explain` without a word lists all codes; a word may be `deploy`, `canary`, `watch.every`, `max`, `candidate.url`")
+        failure.help("`cdpipe explain` without a word lists all codes; a word may be `deploy`, `canary`, `watch.after`, `max`, `candidate.url`")
     } else {
         failure.help(format!("did you mean {}?", near.join(" or ")))
     })

@@ -65,7 +65,7 @@ pub(crate) enum Command {
     Cancel(signal::Cancel),
     /// Bring a release back that was deployed before.
     Rollback(rollback::Args),
-    /// Stop what a pipeline deployed on this machine.
+    /// Stop what a pipeline deployed.
     Down(down::Args),
     /// Show who holds which lock, and who waits for it.
     Locks(locks::Args),
