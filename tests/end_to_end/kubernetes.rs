@@ -30,7 +30,7 @@ mod ways;
 mod workloads;
 
 use cdpipe_tests::deployed::comes_true;
-use space::{LONG, Space, assert_ended};
+use space::{LONG, Space, assert_ended, ended};
 
 #[test]
 fn a_deployment_rolls_and_the_same_again_is_nothing_to_do() {
@@ -170,6 +170,35 @@ fn commands_run_inside_a_candidate_and_as_jobs() {
     // Nothing stays: cdpipe deletes them, and the cluster what it could not delete any more.
     let kept = space.field("jobs", "{.items[*].spec.ttlSecondsAfterFinished}");
     assert!(kept.split_whitespace().all(|kept| kept == "3600"), "{kept}");
+}
+
+#[test]
+fn a_command_that_is_cancelled_is_gone_when_the_run_ends() {
+    let Some(space) = Space::new("cancels", "kubernetes-blue-green.cd") else { return };
+    space.stages("stage look {\n  run \"echo begun; sleep 600\" { @BUSYBOX@ }\n}\n");
+    let run = space.begin("1.0");
+    let phase = || space.field("pods", "{.items[*].status.phase}");
+    assert!(comes_true(LONG, || phase() == "Running"), "{}", phase());
+    assert_ended(&space.place.run(["cancel"]).unwrap(), 0, &[]);
+    assert_ended(&ended(run), 1, &["cancelled"]);
+    assert_eq!((space.field("jobs", "{.items[*].metadata.name}"), phase()), (String::new(), String::new()));
+}
+
+#[test]
+fn a_release_comes_back_with_a_secret_that_the_pipeline_names_no_more() {
+    let Some(mut space) = Space::new("withdrawn", "kubernetes-blue-green.cd") else { return };
+    space.place.set("TOKEN", "sesame-open");
+    let stages = "secret token from env \"TOKEN\"\nstage release {\n  deploy web to cluster {\n    rolling {}\n  }\n}\n";
+    space.stages(stages);
+    let text = std::fs::read_to_string(space.place.work().join("pipeline.cd")).unwrap();
+    let text = text.replace("  traffic service", "  # traffic service");
+    let with = text.replace("  drain = ", "  env { TOKEN = token }\n  drain = ");
+    assert_ne!(with, text);
+    space.place.write("pipeline.cd", with).unwrap();
+    assert_ended(&space.run("1.0"), 0, &[]);
+    space.place.write("pipeline.cd", text.replace("secret token from env \"TOKEN\"\n", "")).unwrap();
+    assert_ended(&space.run("no-such-tag"), 3, &["ErrImagePull"]);
+    space.serves("1.0", 2);
 }
 
 #[test]

@@ -76,8 +76,8 @@ pub(crate) async fn exec(
     pod: &str,
     run: &RunAction,
 ) -> Result<BTreeMap<String, String>, Fault> {
-    let container = match given::said_container(spec) {
-        Some(container) => Some(container.to_owned()),
+    let container = match given::container_name(spec)? {
+        Some(container) => Some(container),
         None => pods::main_container_of(session, pod).await?,
     };
     let place = (pod, container);

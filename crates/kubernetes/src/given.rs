@@ -321,18 +321,19 @@ fn no_container(workload: &Value) -> Fault {
         .help("give it one under `spec.template.spec.containers`")
 }
 
-/// Which container the service says it is.
-pub(crate) fn said_container(spec: &ReleaseSpec) -> Option<&str> {
-    match spec.extra.get("container") {
-        Some(Said::Str(wanted)) => Some(wanted),
-        _ => None,
-    }
+/// The name of the container that is the service, where a manifest says what there is.
+///
+/// # Errors
+/// If none of them can be it.
+pub(crate) fn container_name(spec: &ReleaseSpec) -> Result<Option<String>, Fault> {
+    let Some(document) = document(spec)? else { return Ok(None) };
+    Ok(container(&document.workload, spec)?["name"].as_str().map(str::to_owned))
 }
 
 fn index(containers: &[Value], workload: &Value, spec: &ReleaseSpec) -> Result<usize, Fault> {
     let names: Vec<&str> = containers.iter().map(|one| one["name"].as_str().unwrap_or_default()).collect();
-    if let Some(wanted) = said_container(spec) {
-        return names.iter().position(|name| *name == wanted).ok_or_else(|| {
+    if let Some(Said::Str(wanted)) = spec.extra.get("container") {
+        return names.iter().position(|name| name == wanted).ok_or_else(|| {
             Fault::new(
                 "artifact-unfit",
                 format!("there is no container `{wanted}`; there are {}", names.join(", ")),

@@ -1,8 +1,8 @@
 //! Whether a pod can still become ready, and why not.
 
 use crate::client::Session;
-use crate::found::{belongs, goes_on, is_ready, pods};
-use crate::manifest::CONTAINER;
+use crate::found::{belongs, goes_on, is_ready, label, pods};
+use crate::manifest::{CONTAINER, SERVICE};
 use cdpipe_host::Masker;
 use cdpipe_model::Fault;
 use cdpipe_model::release::ReleaseSpec;
@@ -78,18 +78,16 @@ pub(crate) fn hopeless(pod: &Pod) -> Option<Hopeless> {
             }
             return found(Some(&container.name), why, container.restart_count > 0, false);
         }
-        let is_done = container
-            .state
-            .as_ref()
-            .and_then(|state| state.terminated.as_ref())
-            .is_some_and(|ended| ended.exit_code == 0);
+        let now = ended(container.state.as_ref());
+        let is_done = exit_code(container.state.as_ref()) == Some(0);
+        let previous = now.is_none();
         if container.restart_count >= CRASHES
             && !container.ready
             && !is_done
-            && let Some(ended) =
-                ended(container.state.as_ref()).or_else(|| ended(container.last_state.as_ref()))
+            && let Some(ended) = now.or_else(|| ended(container.last_state.as_ref()))
         {
-            return found(Some(&container.name), format!("it ends again and again: {ended}"), true, false);
+            let why = format!("it ends again and again: {ended}");
+            return found(Some(&container.name), why, previous, false);
         }
     }
     let unscheduled = status.conditions.iter().flatten().find(|one| {
@@ -100,13 +98,20 @@ pub(crate) fn hopeless(pod: &Pod) -> Option<Hopeless> {
 }
 
 /// The container of a pod that does its work, where others stand beside it: the one that it says itself, as `kubectl` reads it, or ours by
-/// its name, or the first.
+/// its name, or that of the service, or the first.
 pub(crate) fn main_container(pod: &Pod) -> Option<&str> {
     let said = pod.metadata.annotations.as_ref().and_then(|all| all.get(DEFAULT_CONTAINER));
     let containers = pod.spec.as_ref().map(|spec| spec.containers.as_slice()).unwrap_or_default();
     let like = |name: &str| containers.iter().find(|one| one.name == name);
-    let found = said.and_then(|name| like(name)).or_else(|| like(CONTAINER)).or_else(|| containers.first());
+    let service = label(&pod.metadata, SERVICE);
+    let found =
+        said.and_then(|name| like(name)).or_else(|| like(CONTAINER)).or_else(|| service.and_then(like));
+    let found = found.or_else(|| containers.first());
     found.map(|one| one.name.as_str())
+}
+
+fn exit_code(state: Option<&ContainerState>) -> Option<i32> {
+    Some(state?.terminated.as_ref()?.exit_code)
 }
 
 fn ended(state: Option<&ContainerState>) -> Option<String> {
@@ -320,11 +325,13 @@ mod tests {
     fn the_container_that_is_meant_is_the_one_it_says_or_ours_or_the_first() {
         let pod = |said: serde_json::Value, names: &[&str]| -> Option<String> {
             let containers: Vec<_> = names.iter().map(|name| json!({"name": name})).collect();
-            let pod = json!({"metadata": {"annotations": said}, "spec": {"containers": containers}});
+            let labels = json!({SERVICE: "logs"});
+            let pod = json!({"metadata": {"annotations": said, "labels": labels}, "spec": {"containers": containers}});
             main_container(&serde_json::from_value(pod).unwrap()).map(str::to_owned)
         };
         assert_eq!(pod(json!({}), &["istio-proxy", "app"]).as_deref(), Some("app"));
-        assert_eq!(pod(json!({}), &["web", "logs"]).as_deref(), Some("web"));
+        assert_eq!(pod(json!({}), &["web", "logs"]).as_deref(), Some("logs"));
+        assert_eq!(pod(json!({}), &["web", "other"]).as_deref(), Some("web"));
         assert_eq!(pod(json!({DEFAULT_CONTAINER: "logs"}), &["web", "logs"]).as_deref(), Some("logs"));
         assert_eq!(pod(json!({DEFAULT_CONTAINER: "gone"}), &["web"]).as_deref(), Some("web"));
     }
