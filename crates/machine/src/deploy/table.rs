@@ -41,14 +41,17 @@ pub(super) fn table_for(
     let program = deploy.program.as_ref()?;
     let candidate = program.candidate_id();
     let stable = program.stable.as_ref().map(ReleaseSpec::id).filter(|stable| *stable != candidate);
-    let members = |side: Role| -> Vec<Member> {
-        let staying = || deploy.instances(side).iter().filter(|instance| !leaving.contains(&instance.id));
+    let staying = |side: Role, only_ready: bool| -> Vec<Member> {
+        let staying = deploy.instances(side).iter().filter(|instance| !leaving.contains(&instance.id));
         let member = |instance: &Instance| {
             Some(Member { instance: instance.id.clone(), address: instance.address.clone()? })
         };
-        let ready: Vec<_> = staying().filter(|instance| instance.ready).filter_map(member).collect();
+        staying.filter(|instance| instance.ready || !only_ready).filter_map(member).collect()
+    };
+    let members = |side: Role| {
+        let ready = staying(side, true);
         // None is ready: a request that may fail is better than one that must.
-        if ready.is_empty() { staying().filter_map(member).collect() } else { ready }
+        if ready.is_empty() { staying(side, false) } else { ready }
     };
     let (strategy_rules, sticky) = match &spec.strategy {
         Strategy::Canary(canary) => (canary.rules.as_slice(), canary.sticky),
@@ -58,7 +61,11 @@ pub(super) fn table_for(
         Routing::Closed => return Some(RouteTable::closed(route)),
         Routing::Weighted { candidate_bp, rules } => (*candidate_bp, *rules && !strategy_rules.is_empty()),
         Routing::ByInstances => {
-            let (new, old) = (members(Role::Candidate).len(), members(Role::Stable).len());
+            // A side of which none is ready gets nobody, unless neither has one that is.
+            let count = |only_ready| {
+                (staying(Role::Candidate, only_ready).len(), staying(Role::Stable, only_ready).len())
+            };
+            let (new, old) = Some(count(true)).filter(|both| *both != (0, 0)).unwrap_or_else(|| count(false));
             (ready_bp(new, new + old), false)
         }
     };

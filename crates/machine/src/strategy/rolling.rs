@@ -26,7 +26,8 @@ pub(super) fn steps(
     }
     let floor = wanted.saturating_sub(unavailable);
     let ceiling = wanted.saturating_add(surge).max(stable_replicas);
-    let may_fail = allowed(settings, wanted);
+    // Counts are of all new instances so far, so the share bounds all batches together. One at least is ready before users come.
+    let may_fail = |new: u32| allowed(settings, wanted).min(new.saturating_sub(1));
     let (mut new, mut old) = (0_u32, stable_replicas);
     let mut verified = false;
     while new < wanted || old > 0 {
@@ -38,7 +39,7 @@ pub(super) fn steps(
         if up > 0 {
             new += up;
             steps.push(ProgramStep::Ensure { side: Role::Candidate, count: new, canary: false });
-            steps.push(ProgramStep::Ready { side: Role::Candidate, count: new, may_fail });
+            steps.push(ProgramStep::Ready { side: Role::Candidate, count: new, may_fail: may_fail(new) });
             if !verified {
                 verify(inputs, steps);
                 verified = true;
@@ -56,7 +57,7 @@ pub(super) fn steps(
             steps.push(ProgramStep::Shrink { side: Role::Stable, count: old });
         }
         let more = new < wanted || old > 0;
-        soak(settings, new, may_fail, more && up > 0, up > 0, steps);
+        soak(settings, new, may_fail(new), more && up > 0, up > 0, steps);
     }
     finish(inputs, steps);
 }

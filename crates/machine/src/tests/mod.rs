@@ -5,6 +5,7 @@ mod approvals;
 mod plans;
 mod properties;
 mod rollback;
+mod rolling;
 mod world;
 
 use cdpipe_model::action::{ActionKind, ActionResult};
