@@ -11,9 +11,6 @@ use cdpipe_model::record::{Record, TimerId, TimerPurpose};
 use cdpipe_model::{EnvName, Fault, NodeId, Outcome, Value};
 use std::collections::BTreeMap;
 
-/// How long a message or a flag may take; steps of those kinds have no setting of their own for it.
-const MESSAGE_MS: u64 = 30_000;
-
 /// Where taking a stage back stands.
 #[allow(clippy::large_enum_variant, reason = "it lives for one decision")]
 enum TakeBack {
@@ -89,9 +86,8 @@ impl Decide<'_> {
             ActionResult::Failed(fault) => (Outcome::Failed, fault.clone()),
             ActionResult::TimedOut(fault) => (Outcome::TimedOut, fault.clone()),
             ActionResult::Cancelled => (Outcome::Cancelled, Fault::new("cancelled", "it was cancelled")),
-            ActionResult::Unknown(fault) if step.on_interrupt == OnInterrupt::Retry && stop.is_none() => {
+            ActionResult::Unknown(_) if step.on_interrupt == OnInterrupt::Retry && stop.is_none() => {
                 // The setting says that doing it twice does no harm.
-                let _ = fault;
                 return Record::StepStarted { step: step_ref.clone(), attempt: run.attempt + 1 };
             }
             ActionResult::Unknown(fault) => (Outcome::Failed, fault.clone()),
@@ -104,7 +100,15 @@ impl Decide<'_> {
             let due_ms = self.state.now_ms + backoff_ms(step.retry, run.attempt);
             return Record::TimerSet { timer, due_ms };
         }
+        if let StepKind::Notify(_) = step.kind {
+            return self.not_sent(step_ref, fault);
+        }
         self.step_failed(work, step_ref, outcome, fault)
+    }
+
+    /// A message that can't be sent fails nothing: its step has succeeded, and says why nobody got it.
+    fn not_sent(&self, step: &StepRef, fault: Fault) -> Record {
+        self.step_finished(step, Outcome::Succeeded, Some(fault))
     }
 
     fn check_outputs(&self, step: &StepRef, answer: &Answer) -> Result<(), Fault> {
@@ -146,9 +150,12 @@ impl Decide<'_> {
                     let value = Some(self.text(step_ref, &spec.value)?);
                     Ok(ActionKind::SetFlag { provider, flag, value })
                 })();
-                act(kind, MESSAGE_MS)
+                act(kind, step.timeout_ms)
             }
-            StepKind::Notify(spec) => act(self.notify_action(step_ref, spec), MESSAGE_MS),
+            StepKind::Notify(spec) => Some(match self.notify_action(step_ref, spec) {
+                Ok(kind) => self.intent(step_ref, kind, step.timeout_ms),
+                Err(fault) => self.not_sent(step_ref, fault),
+            }),
             StepKind::Wait { ms } => match run.wait_until_ms {
                 None => {
                     let timer = TimerId { node: step_ref.node, purpose: TimerPurpose::Soak };
@@ -394,7 +401,8 @@ impl Decide<'_> {
             return None;
         }
         let step_ref = StepRef { node, block: Block::Main, index };
-        match &stage.steps.get(index as usize)?.kind {
+        let step = stage.steps.get(index as usize)?;
+        match &step.kind {
             StepKind::Deploy(deploy) => self.deploy_take_back(work, &step_ref, deploy, undo.late),
             StepKind::Flag(_) => {
                 let was = work.flags_were.get(&index)?;
@@ -411,7 +419,7 @@ impl Decide<'_> {
                             flag: was.flag.clone(),
                             value: was.value.clone(),
                         };
-                        Some(self.intent(&step_ref, kind, MESSAGE_MS))
+                        Some(self.intent(&step_ref, kind, step.timeout_ms))
                     }
                 }
             }

@@ -140,6 +140,12 @@ impl Facts {
                 explain(fact, fault);
                 fact.topic = Topic::Failure;
             }
+            // A message that nobody got: its step has succeeded all the same.
+            Record::StepFinished { step, outcome: Outcome::Succeeded, reason: Some(fault) } => {
+                let text = format!("{}: not sent: {}", before.label(step), fault.message);
+                let fact = self.tell(step.node, Tone::Caution, text);
+                explain(fact, fault);
+            }
             Record::StepFinished { .. } => {}
             Record::Returned { action, result, .. } => {
                 if let Some(action) = before.actions.get(action) {

@@ -325,7 +325,7 @@ impl RunState {
                     if *outcome == Outcome::RolledBack && step.block == Block::Main {
                         taken_back = node.programs.remove(&step.index);
                     }
-                    if reason.is_some() {
+                    if reason.is_some() && *outcome != Outcome::Succeeded {
                         node.told = reason.clone();
                     }
                     // With a router the routes that were observed say what serves.

@@ -59,3 +59,19 @@ fn a_run_that_is_interrupted() {
     });
     insta::assert_snapshot!(text);
 }
+
+#[test]
+fn a_message_that_nobody_got_is_told() {
+    use cdpipe_model::action::{Block, StepRef};
+    use cdpipe_model::record::Record;
+    use cdpipe_model::{Fault, NodeId, Outcome};
+    let text = told(|story| {
+        story.build();
+        story.record(Record::StepFinished {
+            step: StepRef { node: Some(NodeId(0)), block: Block::Main, index: 0 },
+            outcome: Outcome::Succeeded,
+            reason: Some(Fault::new("unreachable", "nobody answers at chat.example")),
+        });
+    });
+    assert!(text.contains("not sent: nobody answers at chat.example"), "{text}");
+}

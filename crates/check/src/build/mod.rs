@@ -29,12 +29,14 @@ use cdpipe_model::plan::{Concurrency, Mode, Plan, Retry};
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Defaults {
     pub(crate) timeout_ms: u64,
+    /// Of messages and flags.
+    pub(crate) message_ms: u64,
     pub(crate) retry: Retry,
 }
 
 impl Default for Defaults {
     fn default() -> Self {
-        Self { timeout_ms: 600_000, retry: Retry::default() }
+        Self { timeout_ms: 600_000, message_ms: 30_000, retry: Retry::default() }
     }
 }
 
@@ -93,6 +95,7 @@ impl<'b> Checker<'b> {
             if let Some(block) = block.child(Id::Defaults) {
                 let found = self.found(block, &file);
                 defaults.timeout_ms = found.ms("timeout").unwrap_or(defaults.timeout_ms);
+                defaults.message_ms = found.ms("timeout").unwrap_or(defaults.message_ms);
                 defaults.retry.more = found.count_u32("retry").unwrap_or(0);
                 defaults.retry.delay_ms = found.ms("retry_delay").unwrap_or(defaults.retry.delay_ms);
             }

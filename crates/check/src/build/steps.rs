@@ -191,6 +191,7 @@ impl<'b> Checker<'b> {
         };
         let timeout_ms = match kind {
             StepKind::Wait { ms } => ms.saturating_add(60_000),
+            StepKind::Flag(_) | StepKind::Notify(_) => found.ms("timeout").unwrap_or(defaults.message_ms),
             _ => found.ms("timeout").unwrap_or(defaults.timeout_ms),
         };
         let mut step = self.as_step(block, label, timeout_ms, retry, kind);

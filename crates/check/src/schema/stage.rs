@@ -5,6 +5,9 @@ use super::service::ENV;
 use super::{Body, Form, Id, Kind, Member, Names, Open, Part, Setting, Statement, Variant, m};
 
 const TIMEOUT: Setting = Setting::new("timeout", Kind::Duration(1), "For one attempt.").default("10m");
+/// Nobody waits ten minutes for a chat or a flag.
+const MESSAGE_TIMEOUT: Setting =
+    Setting::new("timeout", Kind::Duration(1), "For one attempt.").default("30s");
 const RETRY: Setting =
     Setting::new("retry", Kind::Int(0, 100), "Further attempts after a failure.").default("0");
 const RETRY_DELAY: Setting = Setting::new(
@@ -277,7 +280,7 @@ static APPLY_BODY: Body = Body::new(
     &[],
 );
 
-static FLAG_BODY: Body = Body::new(&[TIMEOUT, RETRY, RETRY_DELAY, ON_INTERRUPT], &[]);
+static FLAG_BODY: Body = Body::new(&[MESSAGE_TIMEOUT, RETRY, RETRY_DELAY, ON_INTERRUPT], &[]);
 
 static FLAG: Statement = Statement::new(Id::Flag, "flag", "changes a feature flag")
     .parts(&[
@@ -305,7 +308,7 @@ static NOTIFY: Statement = Statement::new(Id::Notify, "notify", "a message")
     .doc("A message that can't be sent never fails a run.")
     .example("notify slack(slack_webhook) \"${web.name} ${version} is live\"");
 
-static NOTIFY_BODY: Body = Body::new(&[TIMEOUT, RETRY, RETRY_DELAY], &[&HEADERS]);
+static NOTIFY_BODY: Body = Body::new(&[MESSAGE_TIMEOUT, RETRY, RETRY_DELAY], &[&HEADERS]);
 
 static WAIT: Statement = Statement::new(Id::Wait, "wait", "a pause")
     .parts(&[Part::Arg("DURATION", Kind::Duration(1))])

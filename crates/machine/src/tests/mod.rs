@@ -2,6 +2,7 @@
 
 mod apply;
 mod approvals;
+mod messages;
 mod plans;
 mod properties;
 mod rollback;
