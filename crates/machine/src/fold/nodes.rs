@@ -61,6 +61,10 @@ pub(super) fn node_started(state: &mut State, plan: &Plan, id: NodeId, attempt: 
     work.gate.begun_ms = (!is_stage).then_some(now_ms);
     work.frames.push(Frame { block: Block::Main, index: 0, step: None, ended: None });
     node.work = Some(Box::new(work));
+    if again {
+        // What the attempt before had set says nothing of this one.
+        state.clear_timers_of(Some(id));
+    }
     if is_stage && !again {
         state.running_stages += 1;
     }

@@ -1,6 +1,6 @@
 //! Steps begin and end.
 
-use super::{step_of, steps_of};
+use super::{clear, step_of, steps_of};
 use crate::state::{DeployState, Frame, State, StepRun, WatchState};
 use cdpipe_model::action::{ActionResult, Answer, Block, StepRef};
 use cdpipe_model::plan::{NodeKind, Plan, StepKind};
@@ -41,6 +41,13 @@ pub(super) fn step_finished(
     if !state.rollbacks.is_empty() || !state.late_undos.is_empty() {
         state.wake_rollbacks();
     }
+    if step.block == Block::Main
+        && matches!(step_of(plan, step).map(|step| &step.kind), Some(StepKind::Deploy(_)))
+    {
+        // They are of this deploy alone: the next one of the stage has a time of its own.
+        clear(state, step.node, TimerPurpose::DeployTimeout);
+        clear(state, step.node, TimerPurpose::UndoTimeout);
+    }
     state.effects += 1;
     let number = state.effects;
     let last = steps_of(plan, step.node, step.block).len() as u64 <= u64::from(step.index) + 1;
@@ -61,7 +68,6 @@ pub(super) fn step_finished(
             if undo.queue.is_empty() && !undo.late {
                 undo.ended = true;
             }
-            super::clear(state, step.node, TimerPurpose::UndoTimeout);
             state.mark(step.node);
             return;
         }

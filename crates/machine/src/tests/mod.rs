@@ -7,6 +7,7 @@ mod plans;
 mod properties;
 mod rollback;
 mod rolling;
+mod timers;
 mod world;
 
 use cdpipe_model::action::{ActionKind, ActionResult};
