@@ -7,7 +7,7 @@ use crate::state::{DeployState, Seen, Work};
 use cdpipe_model::action::{Block, StepRef};
 use cdpipe_model::observe::Observation;
 use cdpipe_model::plan::{Approval, Deploy, Gate, Node, NodeKind, StepKind};
-use cdpipe_model::record::{Record, TimerId, TimerPurpose};
+use cdpipe_model::record::Record;
 use cdpipe_model::{EnvName, Fault, NodeId, ServiceName};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -92,13 +92,12 @@ impl Decide<'_> {
         let hash = self.effect_hash(node);
         let void = work.gate.approvals.iter().find(|approval| approval.effect_hash != hash)?;
         gate.approvals.iter().find(|approval| approval.by == void.by && approval.quorum == void.quorum)?;
-        let timer = TimerId { node: Some(node), purpose: TimerPurpose::ApprovalExpires };
         Some(Record::ApprovalAsked {
             node,
             by: void.by.clone(),
             quorum: void.quorum,
             effect_hash: hash,
-            expires_at_ms: self.state.timer_due.get(&timer).copied(),
+            expires_at_ms: void.expires_at_ms,
         })
     }
 

@@ -8,7 +8,7 @@ use cdpipe_model::objects::{ApplySpec, ObjectWas, Surveyed};
 use cdpipe_model::observe::{Instance, Observation, Role, RouteTable};
 use cdpipe_model::plan::FlagProvider;
 use cdpipe_model::program::{Program, ProgramStep, Routing};
-use cdpipe_model::record::{Finding, TimerId};
+use cdpipe_model::record::{Finding, TimerId, TimerPurpose};
 use cdpipe_model::release::ReleaseSpec;
 use cdpipe_model::{ActionId, EnvName, Fault, NodeId, Outcome, ServiceName, Value};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -186,6 +186,7 @@ pub(crate) struct ApprovalState {
     /// The persons who gave it.
     pub(crate) given: BTreeSet<String>,
     pub(crate) expired: bool,
+    pub(crate) expires_at_ms: Option<u64>,
     /// What it lets pass; an approval of anything else does not count.
     pub(crate) effect_hash: String,
 }
@@ -375,6 +376,17 @@ impl State {
         self.clear_timer(&timer);
         self.timers.insert((due_ms, timer.clone()));
         self.timer_due.insert(timer, due_ms);
+    }
+
+    /// A node has one timer for all its approvals: it is that of the first that is due among those that nobody gave yet.
+    pub(crate) fn arm_expiry(&mut self, node: NodeId) {
+        let timer = TimerId { node: Some(node), purpose: TimerPurpose::ApprovalExpires };
+        let approvals = self.work(Some(node)).map_or(&[][..], |work| &work.gate.approvals);
+        let open = approvals.iter().filter(|approval| !approval.expired && !approval.is_given());
+        match open.filter_map(|approval| approval.expires_at_ms).min() {
+            Some(due_ms) => self.set_timer(timer, due_ms),
+            None => self.clear_timer(&timer),
+        }
     }
 
     pub(crate) fn clear_timer(&mut self, timer: &TimerId) {

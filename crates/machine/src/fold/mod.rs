@@ -95,6 +95,7 @@ pub(crate) fn apply(state: &mut State, plan: &Plan, record: &Record) {
                     quorum: *quorum,
                     given: Default::default(),
                     expired: false,
+                    expires_at_ms: *expires_at_ms,
                     effect_hash: effect_hash.clone(),
                 };
                 // What it would let pass is another thing by now: those who had approved are asked again.
@@ -112,12 +113,7 @@ pub(crate) fn apply(state: &mut State, plan: &Plan, record: &Record) {
                     deploy.cursor.approval_asked = true;
                 }
             }
-            if let Some(due_ms) = expires_at_ms {
-                state.set_timer(
-                    TimerId { node: Some(*node), purpose: TimerPurpose::ApprovalExpires },
-                    *due_ms,
-                );
-            }
+            state.arm_expiry(*node);
         }
         Record::Verdict { step, samples, findings } => verdict(state, plan, step, samples, findings),
         Record::Undoing { step, reason, outcome, program } => {

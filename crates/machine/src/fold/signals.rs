@@ -18,6 +18,7 @@ pub(super) fn signalled(state: &mut State, plan: &Plan, signal: &Signal) {
                     }
                 }
             }
+            state.arm_expiry(*node);
             state.mark(Some(*node));
         }
         Signal::Reject { node, by, reason } => {

@@ -63,6 +63,7 @@ pub(super) fn waiting_step<'a>(
 }
 
 pub(super) fn fired(state: &mut State, plan: &Plan, timer: &TimerId) {
+    let now_ms = state.now_ms;
     let Some(work) = state.work_mut(timer.node) else { return };
     match timer.purpose {
         TimerPurpose::NodeTimeout => {
@@ -122,7 +123,11 @@ pub(super) fn fired(state: &mut State, plan: &Plan, timer: &TimerId) {
         }
         TimerPurpose::ApprovalExpires => {
             for approval in &mut work.gate.approvals {
-                approval.expired = !approval.is_given();
+                let due = approval.expires_at_ms.is_some_and(|due_ms| due_ms <= now_ms);
+                approval.expired |= due && !approval.is_given();
+            }
+            if let Some(node) = timer.node {
+                state.arm_expiry(node);
             }
         }
         // Marked already: the window is looked at again.

@@ -2,6 +2,7 @@
 
 mod apply;
 mod approvals;
+mod expiry;
 mod messages;
 mod plans;
 mod properties;
