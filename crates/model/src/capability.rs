@@ -42,6 +42,14 @@ pub struct RouterCapabilities {
     pub targets: &'static [TargetKind],
 }
 
+/// Whether a target runs a command in a container of its own: `run "…" { image = … }`.
+pub fn runs_images(target: TargetKind) -> bool {
+    match target {
+        TargetKind::Docker | TargetKind::Swarm | TargetKind::Kubernetes => true,
+        TargetKind::Local | TargetKind::Hosts => false,
+    }
+}
+
 /// Every router.
 pub const ROUTERS: [RouterCapabilities; 7] = [
     RouterCapabilities {

@@ -58,4 +58,10 @@ codes! {
     "The service says something that only other targets than the one it is deployed to know, so it has no effect there."
     bad "environment here { target local }\nservice web {\n  command = [\"./web\"]\n  mounts = [\"data:/data\"]\n}\nstage up { deploy web to here }\n"
     good "environment here { target docker }\nservice web {\n  image = \"acme/web:1.0\"\n  mounts = [\"data:/data\"]\n}\nstage up { deploy web to here }\n"
+
+    NO_CONTAINERS = "CD0612" Error "nothing runs containers there";
+    "A command with an `image` runs in a container where the environment's target runs its own. `local` runs processes, the machines of \
+     `hosts` have an engine each, and without an environment there is no target at all: none of them can run it."
+    bad "environment here { target local }\nstage test { run \"npm test\" { image = \"node:22\", environment = here } }\n"
+    good "environment here { target docker }\nstage test { run \"npm test\" { image = \"node:22\", environment = here } }\n"
 }
