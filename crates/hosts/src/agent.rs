@@ -2,7 +2,9 @@
 //! is at its standard input any more; what it was doing is cancelled then, what it has started goes on.
 
 use crate::here::Here;
-use crate::protocol::{FromAgent, Reply, Request, ToAgent, VERSION, line, next_line};
+use crate::protocol::{
+    FromAgent, Reply, Request, ToAgent, UPLOAD_CHUNK_BYTES, UPLOAD_WINDOW_BYTES, VERSION, line, next_line,
+};
 use crate::router::{self, ProxyThere};
 use crate::ssh::ContainersThere;
 use crate::transport::serve as serve_transport;
@@ -30,8 +32,11 @@ pub const HOST_AGENT: &str = "host-agent";
 /// Messages that wait to be written.
 const OUTGOING: usize = 256;
 
-/// Chunks of one upload that wait to be taken.
-const CHUNKS: usize = 4;
+/// Chunks of one upload that wait to be taken: all that may be on their way, so that none of them holds up what comes behind it.
+const CHUNKS: usize = UPLOAD_WINDOW_BYTES / UPLOAD_CHUNK_BYTES + 1;
+
+/// How long the next bytes of an artifact may be waited for.
+const UPLOAD_IDLE: Duration = Duration::from_secs(60);
 
 /// How long an agent that hears nothing goes on: the network was cut, and the SSH server has not noticed.
 const SILENCE: Duration = Duration::from_secs(90);
@@ -215,7 +220,8 @@ async fn listen(agent: &Arc<Agent>, tasks: &mut JoinSet<()>) -> io::Result<()> {
             }
             ToAgent::Call { id, effect, step, deadline_ms, epoch, request } => {
                 let (cancel, cancelled) = watch::channel(false);
-                let (chunks, upload) = mpsc::channel(CHUNKS);
+                let (chunks, chunked) = mpsc::channel(CHUNKS);
+                let upload = Upload { id, from: chunked, out: agent.out.clone() };
                 let chunks = request.has_upload().then_some(chunks);
                 let doing = Doing { cancel, chunks, secrets: HashMap::new() };
                 agent.calls.lock().unwrap_or_else(PoisonError::into_inner).insert(id, doing);
@@ -258,12 +264,7 @@ impl Agent {
         if last { doing.chunks.take() } else { doing.chunks.clone() }
     }
 
-    async fn act(
-        &self,
-        call: Call<'_>,
-        request: Request,
-        upload: mpsc::Receiver<Vec<u8>>,
-    ) -> Result<Reply, Fault> {
+    async fn act(&self, call: Call<'_>, request: Request, upload: Upload) -> Result<Reply, Fault> {
         let (here, local) = (&self.here, &self.here.local);
         match request {
             Request::Resolve { spec } => Ok(Reply::Resolved { spec: here.resolve(call, &spec).await? }),
@@ -273,7 +274,7 @@ impl Agent {
             Request::Survey { spec, extra_env } => here.survey(call, &spec, &extra_env).await,
             Request::Upload { packed } => {
                 let artifacts = local.artifacts();
-                blocking(move || packed.unpack(&artifacts, &mut Chunks::new(upload))).await?;
+                received(call, upload, UPLOAD_IDLE, move |bytes| packed.unpack(&artifacts, bytes)).await?;
                 Ok(Reply::Nothing)
             }
             Request::Ensure { spec, count, extra_env } => here.ensure(call, &spec, count, &extra_env).await,
@@ -318,24 +319,85 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-/// The chunks of an upload as a reader, for a thread that may wait.
-struct Chunks {
+/// The bytes that belong to a call, as they come.
+pub(crate) struct Upload {
+    id: u64,
     from: mpsc::Receiver<Vec<u8>>,
-    chunk: Vec<u8>,
-    at: usize,
+    out: mpsc::Sender<FromAgent>,
 }
 
-impl Chunks {
-    fn new(from: mpsc::Receiver<Vec<u8>>) -> Self {
-        Self { from, chunk: Vec::new(), at: 0 }
+impl Upload {
+    /// The next of them; `None` at the end. Whoever sends them hears that they were taken, and sends more.
+    pub(crate) async fn next(&mut self) -> Option<Vec<u8>> {
+        let chunk = self.from.recv().await?;
+        // Nobody hears it any more: the connection has ended, and the call is cancelled.
+        let _ = self.out.send(FromAgent::Took { id: self.id, bytes: chunk.len() }).await;
+        Some(chunk)
     }
+}
+
+/// Hands the bytes of an upload to work on a thread of its own, which is never left waiting: it comes to an end when the call is
+/// cancelled or out of time, and when nothing has come for too long.
+async fn received<T: Send + 'static>(
+    call: Call<'_>,
+    mut upload: Upload,
+    idle: Duration,
+    work: impl FnOnce(&mut Chunks) -> Result<T, Fault> + Send + 'static,
+) -> Result<T, Fault> {
+    let (chunks, from) = mpsc::channel(1);
+    let feed = async {
+        let forward = async {
+            loop {
+                let next = tokio::select! {
+                    // It has failed, or has all that it wants.
+                    () = chunks.closed() => return Ok(()),
+                    next = tokio::time::timeout(idle, upload.next()) => next,
+                };
+                match next {
+                    Err(_) => {
+                        let text = format!("no bytes of the upload came for {} s", idle.as_secs());
+                        return Err(Fault::new("timed-out", text).transient());
+                    }
+                    Ok(None) => return Ok(()),
+                    Ok(Some(chunk)) => {
+                        if chunks.send(Ok(chunk)).await.is_err() {
+                            return Ok(());
+                        }
+                    }
+                }
+            }
+        };
+        let fed = tokio::select! {
+            fed = tokio::time::timeout(call.deadline, forward) => fed.unwrap_or_else(|_| {
+                Err(Fault::new("timed-out", "the upload took longer than it was given"))
+            }),
+            () = call.cancel.cancelled() => Err(Fault::new("cancelled", "cancelled")),
+        };
+        if let Err(fault) = &fed {
+            // What came so far must not be taken for all of it. The work may have ended meanwhile.
+            let _ = chunks.send(Err(io::Error::other(fault.message.clone()))).await;
+        }
+        drop(chunks);
+        fed
+    };
+    let work = blocking(move || work(&mut Chunks { from, chunk: Vec::new(), at: 0 }));
+    let (fed, done) = tokio::join!(feed, work);
+    fed?;
+    done
+}
+
+/// The chunks of an upload as a reader, for a thread that may wait.
+struct Chunks {
+    from: mpsc::Receiver<io::Result<Vec<u8>>>,
+    chunk: Vec<u8>,
+    at: usize,
 }
 
 impl Read for Chunks {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.at == self.chunk.len() {
             match self.from.blocking_recv() {
-                Some(chunk) => (self.chunk, self.at) = (chunk, 0),
+                Some(chunk) => (self.chunk, self.at) = (chunk?, 0),
                 None => return Ok(0),
             }
         }
@@ -395,5 +457,75 @@ impl Secrets for Ports {
                 None => Err(Fault::new("cancelled", format!("nobody is there to tell the secret `{name}`"))),
             }
         })
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::quiet::{Quiet, call};
+
+    const LATE: Duration = Duration::from_secs(60);
+
+    /// An upload of which nothing comes but what is sent here.
+    pub(crate) fn upload() -> (mpsc::Sender<Vec<u8>>, mpsc::Receiver<FromAgent>, Upload) {
+        let ((chunks, from), (out, said)) = (mpsc::channel(CHUNKS), mpsc::channel(OUTGOING));
+        (chunks, said, Upload { id: 1, from, out })
+    }
+
+    /// Reads to the end, and says so where it could not.
+    fn read_all(bytes: &mut Chunks) -> Result<Vec<u8>, Fault> {
+        let mut all = Vec::new();
+        match bytes.read_to_end(&mut all) {
+            Ok(_) => Ok(all),
+            Err(error) => Err(Fault::new("broken", error.to_string())),
+        }
+    }
+
+    #[tokio::test]
+    async fn an_upload_comes_whole_and_each_part_is_acknowledged() {
+        let (chunks, mut said, upload) = upload();
+        let feed = async move {
+            for part in ["ab", "cde"] {
+                chunks.send(part.into()).await.unwrap();
+            }
+        };
+        let quiet = Quiet::default();
+        let reading = received(call(&quiet, LATE), upload, LATE, read_all);
+        let (all, ()) = tokio::join!(reading, feed);
+        assert_eq!(all.unwrap(), b"abcde");
+        for expected in [2, 3] {
+            assert!(matches!(said.recv().await, Some(FromAgent::Took { id: 1, bytes }) if bytes == expected));
+        }
+    }
+
+    /// The sender is there and sends nothing: no thread is left waiting for it.
+    #[tokio::test]
+    async fn an_upload_that_stands_still_ends() {
+        let quiet = Quiet::default();
+        let soon = Duration::from_millis(50);
+        for (deadline, idle, said) in [(soon, LATE, "longer"), (LATE, soon, "no bytes")] {
+            let (chunks, _said, upload) = upload();
+            chunks.send(b"ab".to_vec()).await.unwrap();
+            let fault = received(call(&quiet, deadline), upload, idle, read_all).await.unwrap_err();
+            assert_eq!(fault.kind, "timed-out");
+            assert!(fault.message.contains(said), "{}", fault.message);
+            drop(chunks);
+        }
+        let (chunks, _said, upload) = upload();
+        quiet.cancel();
+        let fault = received(call(&quiet, LATE), upload, LATE, read_all).await.unwrap_err();
+        assert_eq!(fault.kind, "cancelled");
+        drop(chunks);
+    }
+
+    #[tokio::test]
+    async fn work_that_fails_does_not_wait_for_the_rest_of_its_upload() {
+        let (chunks, _said, upload) = upload();
+        let quiet = Quiet::default();
+        let fails = |_: &mut Chunks| Err::<(), _>(Fault::new("disk-full", "no space is left"));
+        let fault = received(call(&quiet, LATE), upload, LATE, fails).await.unwrap_err();
+        assert_eq!(fault.kind, "disk-full");
+        drop(chunks);
     }
 }

@@ -23,6 +23,8 @@ mod here;
 mod hosts;
 mod outage;
 mod protocol;
+#[cfg(test)]
+mod quiet;
 mod router;
 mod session;
 mod spread;

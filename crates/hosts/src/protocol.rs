@@ -16,13 +16,20 @@ use std::io;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _};
 
 /// Version of what is spoken. The binary on both sides is the same, so it changes only where an `agent` of another build is given.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 
 /// Longest message in bytes.
 pub(crate) const LINE_LIMIT_BYTES: u64 = 16 << 20;
 
 /// Longest chunk in bytes.
 pub(crate) const CHUNK_LIMIT_BYTES: usize = 256 << 10;
+
+/// How much of an upload goes into one chunk. What is urgent waits for one of them at most before it is written.
+pub(crate) const UPLOAD_CHUNK_BYTES: usize = 64 << 10;
+
+/// How much of an upload may be on its way: what is urgent goes behind that in the buffers of `ssh` and of the network, which nobody
+/// overtakes, and must come through within a few seconds on a slow link too.
+pub(crate) const UPLOAD_WINDOW_BYTES: usize = 1 << 20;
 
 /// The largest file that a transport reads or writes, in bytes.
 pub(crate) const FILE_LIMIT_BYTES: usize = 4 << 20;
@@ -284,6 +291,13 @@ pub(crate) enum FromAgent {
         id: u64,
         /// For people.
         text: String,
+    },
+    /// So many bytes more of the upload of a call were taken.
+    Took {
+        /// Of which call.
+        id: u64,
+        /// How many.
+        bytes: usize,
     },
     /// A call needs the value of a secret.
     NeedsSecret {

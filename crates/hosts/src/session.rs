@@ -1,6 +1,9 @@
 //! One connection to one machine: `ssh` with an agent at its other end.
 
-use crate::protocol::{CHUNK_LIMIT_BYTES, FromAgent, Reply, Request, ToAgent, VERSION, line, next_line};
+use crate::protocol::{
+    CHUNK_LIMIT_BYTES, FromAgent, Reply, Request, ToAgent, UPLOAD_CHUNK_BYTES, UPLOAD_WINDOW_BYTES, VERSION,
+    line, next_line,
+};
 use crate::ssh::{HostName, SAYS, SshConfig, fault_of};
 use cdpipe_model::Fault;
 use cdpipe_model::event::Stream;
@@ -13,7 +16,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout};
 use tokio::sync::{mpsc, watch};
 
@@ -29,8 +32,11 @@ const ANSWER_WAIT: Duration = Duration::from_secs(10);
 /// How often the agent hears that somebody is there.
 const PING_EVERY: Duration = Duration::from_secs(20);
 
-/// Frames that wait to be written.
-const OUTGOING: usize = 16;
+/// Messages that wait to be written.
+const CONTROL: usize = 64;
+
+/// Chunks of uploads that wait to be written, behind all messages.
+const BULK: usize = 1;
 
 /// How much of what `ssh` complains is kept.
 const COMPLAINTS_BYTES: usize = 16 << 10;
@@ -43,7 +49,9 @@ type Waiting = Arc<Mutex<HashMap<u64, mpsc::UnboundedSender<FromAgent>>>>;
 /// One connection. Dropping it ends it, and with it the agent.
 pub(crate) struct Session {
     host: String,
-    out: mpsc::Sender<Frame>,
+    /// Messages, which overtake uploads: a lease that is not renewed in time is lost.
+    control: mpsc::Sender<Frame>,
+    bulk: mpsc::Sender<Frame>,
     waiting: Waiting,
     next: AtomicU64,
     /// Why it has ended, once it has.
@@ -98,11 +106,12 @@ impl Session {
             Err(fault) => return Err(fault),
         };
         let waiting = Waiting::default();
-        let (out, outgoing) = mpsc::channel(OUTGOING);
-        tokio::spawn(write(stdin, outgoing));
+        let (control, messages) = mpsc::channel(CONTROL);
+        let (bulk, chunks) = mpsc::channel(BULK);
+        tokio::spawn(write(stdin, messages, chunks));
         let (ending, ended) = watch::channel(None);
         tokio::spawn(listen(name.clone(), stdout, Arc::clone(&waiting), ending, complaints));
-        Ok(Self { host: name, out, waiting, next: AtomicU64::new(1), ended, address, _ssh: ssh })
+        Ok(Self { host: name, control, bulk, waiting, next: AtomicU64::new(1), ended, address, _ssh: ssh })
     }
 
     /// Whether it has ended.
@@ -135,17 +144,24 @@ impl Session {
         };
         let mut ended = self.ended.clone();
         let talk = async {
-            self.send(&message, Vec::new()).await?;
-            if request.has_upload() {
-                self.upload(id, upload).await?;
-            }
-            let mut cancelled = false;
+            self.send(&message).await?;
+            let (took, taken) = watch::channel(0_usize);
+            let mut uploading = request.has_upload();
+            let upload = self.upload(id, upload, taken);
+            tokio::pin!(upload);
+            let mut cancelled = None;
             loop {
                 let message = tokio::select! {
                     message = answers.recv() => message,
-                    () = call.cancel.cancelled(), if !cancelled => {
-                        cancelled = true;
-                        self.send(&ToAgent::Cancel { id }, Vec::new()).await?;
+                    () = call.cancel.cancelled(), if cancelled.is_none() => {
+                        cancelled = Some(tokio::time::Instant::now());
+                        uploading = false;
+                        self.send(&ToAgent::Cancel { id }).await?;
+                        continue;
+                    }
+                    done = &mut upload, if uploading => {
+                        uploading = false;
+                        done?;
                         continue;
                     }
                     () = wait_after(cancelled) => {
@@ -160,9 +176,12 @@ impl Session {
                     Some(FromAgent::Progress { text, .. }) => {
                         call.sink.progress(&format!("{}: {text}", self.host));
                     }
+                    Some(FromAgent::Took { bytes, .. }) => {
+                        took.send_modify(|taken| *taken = taken.saturating_add(bytes));
+                    }
                     Some(FromAgent::NeedsSecret { name, .. }) => {
                         let value = call.secrets.resolve(&name).await.map(|value| value.expose().to_owned());
-                        self.send(&ToAgent::Secret { id, name, value }, Vec::new()).await?;
+                        self.send(&ToAgent::Secret { id, name, value }).await?;
                     }
                     Some(FromAgent::Hello { .. }) | None => return Err(self.lost()),
                 }
@@ -191,18 +210,33 @@ impl Session {
         })
     }
 
-    async fn send(&self, message: &ToAgent, bytes: Vec<u8>) -> Result<(), Fault> {
-        let line = line(message).map_err(|error| {
-            Fault::new("internal", format!("a message for {} can't be written: {error}", self.host))
-        })?;
-        self.out.send((line, bytes)).await.map_err(|_| self.lost())
+    async fn send(&self, message: &ToAgent) -> Result<(), Fault> {
+        let line = self.line(message)?;
+        self.control.send((line, Vec::new())).await.map_err(|_| self.lost())
     }
 
-    async fn upload(&self, id: u64, upload: Option<Box<dyn Read + Send>>) -> Result<(), Fault> {
-        let mut reader = upload;
+    async fn chunk(&self, id: u64, bytes: Vec<u8>) -> Result<(), Fault> {
+        let line = self.line(&ToAgent::Chunk { id, bytes: bytes.len() })?;
+        self.bulk.send((line, bytes)).await.map_err(|_| self.lost())
+    }
+
+    fn line(&self, message: &ToAgent) -> Result<Vec<u8>, Fault> {
+        line(message).map_err(|error| {
+            Fault::new("internal", format!("a message for {} can't be written: {error}", self.host))
+        })
+    }
+
+    /// `taken` tells how many bytes the agent has taken; what is on its way beyond that is bounded.
+    async fn upload(
+        &self,
+        id: u64,
+        upload: Option<Box<dyn Read + Send>>,
+        mut taken: watch::Receiver<usize>,
+    ) -> Result<(), Fault> {
+        let (mut reader, mut sent) = (upload, 0_usize);
         while let Some(mut from) = reader.take() {
             let read = tokio::task::spawn_blocking(move || {
-                let mut chunk = vec![0; CHUNK_LIMIT_BYTES];
+                let mut chunk = vec![0; UPLOAD_CHUNK_BYTES];
                 let mut filled = 0;
                 while filled < chunk.len() {
                     match from.read(&mut chunk[filled..]) {
@@ -226,19 +260,22 @@ impl Session {
                 Err(error) => return Err(Fault::new("internal", format!("an upload ended early: {error}"))),
             };
             if !chunk.is_empty() {
-                self.send(&ToAgent::Chunk { id, bytes: chunk.len() }, chunk).await?;
+                sent = sent.saturating_add(chunk.len());
+                let room = |taken: &usize| sent.saturating_sub(*taken) <= UPLOAD_WINDOW_BYTES;
+                // The call itself has a deadline.
+                taken.wait_for(room).await.map_err(|_| self.lost())?;
+                self.chunk(id, chunk).await?;
                 reader = Some(from);
             }
         }
-        self.send(&ToAgent::Chunk { id, bytes: 0 }, Vec::new()).await
+        self.chunk(id, Vec::new()).await
     }
 }
 
-async fn wait_after(cancelled: bool) {
-    if cancelled {
-        tokio::time::sleep(ANSWER_WAIT).await;
-    } else {
-        std::future::pending::<()>().await;
+async fn wait_after(cancelled: Option<tokio::time::Instant>) {
+    match cancelled {
+        Some(at) => tokio::time::sleep_until(at + ANSWER_WAIT).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -253,36 +290,59 @@ impl Drop for Forget<'_> {
         self.session.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
         if let Ok(line) = line(&ToAgent::Cancel { id: self.id }) {
             // To a call that was answered it says nothing; where the queue is full, its deadline ends it.
-            let _ = self.session.out.try_send((line, Vec::new()));
+            let _ = self.session.control.try_send((line, Vec::new()));
         }
     }
 }
 
-async fn write(mut stdin: ChildStdin, mut outgoing: mpsc::Receiver<Frame>) {
+/// Writes what waits: all messages before the next chunk of an upload.
+async fn write(
+    mut into: impl AsyncWrite + Unpin,
+    mut messages: mpsc::Receiver<Frame>,
+    mut chunks: mpsc::Receiver<Frame>,
+) {
     loop {
-        let frame = match tokio::time::timeout(PING_EVERY, outgoing.recv()).await {
-            Ok(Some(frame)) => frame,
+        let next = async {
+            tokio::select! {
+                biased;
+                message = messages.recv() => message.map(|message| (message, false)),
+                Some(chunk) = chunks.recv() => Some((chunk, true)),
+            }
+        };
+        let (frame, is_chunk) = match tokio::time::timeout(PING_EVERY, next).await {
+            Ok(Some(next)) => next,
             // The session was dropped: the end of the stream ends the agent.
             Ok(None) => return,
             Err(_) => match line(&ToAgent::Ping) {
-                Ok(line) => (line, Vec::new()),
+                Ok(line) => ((line, Vec::new()), false),
                 Err(_) => continue,
             },
         };
-        let (mut line, bytes) = frame;
-        let written = async {
-            stdin.write_all(&line).await?;
-            stdin.write_all(&bytes).await?;
-            stdin.flush().await
-        };
-        let written = written.await;
-        // It may have held a secret.
-        line.fill(0);
-        std::hint::black_box(&line);
-        if written.is_err() {
+        if is_chunk {
+            // The call that a chunk belongs to may have been queued after the queue of messages was looked at.
+            while let Ok(message) = messages.try_recv() {
+                if put(&mut into, message).await.is_err() {
+                    return;
+                }
+            }
+        }
+        if put(&mut into, frame).await.is_err() {
             return;
         }
     }
+}
+
+async fn put(into: &mut (impl AsyncWrite + Unpin), (mut line, bytes): Frame) -> std::io::Result<()> {
+    let written = async {
+        into.write_all(&line).await?;
+        into.write_all(&bytes).await?;
+        into.flush().await
+    };
+    let written = written.await;
+    // It may have held a secret.
+    line.fill(0);
+    std::hint::black_box(&line);
+    written
 }
 
 async fn listen(
@@ -298,6 +358,7 @@ async fn listen(
             FromAgent::Answer { id, .. }
             | FromAgent::Output { id, .. }
             | FromAgent::Progress { id, .. }
+            | FromAgent::Took { id, .. }
             | FromAgent::NeedsSecret { id, .. } => *id,
             FromAgent::Hello { .. } => continue,
         };
@@ -455,4 +516,146 @@ fn agent_identity(path: &Path) -> Result<String, Fault> {
         metadata.mtime_nsec()
     );
     Ok(crate::protocol::to_hex(&Sha256::digest(facts.as_bytes())[..8]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quiet::{Quiet, call};
+    use std::process::Stdio;
+    use tokio::io::DuplexStream;
+
+    /// A session whose other side is the test: what is written comes out of the stream, and `waiting` is where answers go.
+    fn session(written_bytes: usize) -> (Session, BufReader<DuplexStream>) {
+        let (near, far) = tokio::io::duplex(written_bytes);
+        let (control, messages) = mpsc::channel(CONTROL);
+        let (bulk, chunks) = mpsc::channel(BULK);
+        tokio::spawn(write(near, messages, chunks));
+        let (ending, ended) = watch::channel(None);
+        // It lives as long as the test.
+        std::mem::forget(ending);
+        let ssh = tokio::process::Command::new("sleep")
+            .arg("600")
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let session = Session {
+            host: "web-1".into(),
+            control,
+            bulk,
+            waiting: Waiting::default(),
+            next: AtomicU64::new(1),
+            ended,
+            address: None,
+            _ssh: ssh,
+        };
+        (session, BufReader::new(far))
+    }
+
+    async fn next(from: &mut BufReader<DuplexStream>) -> ToAgent {
+        let line = next_line(from).await.unwrap().unwrap();
+        let message = serde_json::from_slice(&line).unwrap();
+        if let ToAgent::Chunk { bytes, .. } = &message {
+            from.read_exact(&mut vec![0; *bytes]).await.unwrap();
+        }
+        message
+    }
+
+    fn answer(session: &Session, id: u64, message: FromAgent) {
+        let waiting = session.waiting.lock().unwrap();
+        waiting.get(&id).unwrap().send(message).unwrap();
+    }
+
+    fn command() -> Request {
+        Request::Command { argv: vec!["cat".into()] }
+    }
+
+    fn endless() -> Option<Box<dyn Read + Send>> {
+        Some(Box::new(std::io::repeat(b'x')))
+    }
+
+    #[tokio::test]
+    async fn a_message_overtakes_an_upload() {
+        // The other side reads nothing yet, so the upload stands.
+        let (session, mut far) = session(1024);
+        let session = Arc::new(session);
+        let uploading = Arc::clone(&session);
+        let upload = tokio::spawn(async move {
+            let quiet = Quiet::default();
+            uploading.call(call(&quiet, Duration::from_secs(60)), &command(), endless()).await
+        });
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let asking = Arc::clone(&session);
+        let lock = tokio::spawn(async move {
+            let quiet = Quiet::default();
+            let request = Request::LockOwner { key: cdpipe_model::plan::LockKey::Named("a".into()) };
+            asking.call(call(&quiet, Duration::from_secs(60)), &request, None).await
+        });
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let mut before_bytes = 0;
+        let id = loop {
+            match next(&mut far).await {
+                ToAgent::Call { id, request, .. } if matches!(*request, Request::LockOwner { .. }) => {
+                    break id;
+                }
+                ToAgent::Chunk { bytes, .. } => before_bytes += bytes,
+                _ => {}
+            }
+        };
+        assert!(before_bytes <= UPLOAD_CHUNK_BYTES, "{before_bytes} bytes of an upload went before it");
+        answer(&session, id, FromAgent::Answer { id, result: Ok(Reply::Owner { owner: None }) });
+        assert!(matches!(lock.await.unwrap(), Ok(Reply::Owner { owner: None })));
+        upload.abort();
+    }
+
+    #[tokio::test]
+    async fn what_is_on_its_way_of_an_upload_is_bounded() {
+        let (session, mut far) = session(4 << 20);
+        let session = Arc::new(session);
+        let uploading = Arc::clone(&session);
+        let upload = tokio::spawn(async move {
+            let quiet = Quiet::default();
+            uploading.call(call(&quiet, Duration::from_secs(60)), &command(), endless()).await
+        });
+        assert!(matches!(next(&mut far).await, ToAgent::Call { id: 1, .. }));
+        let mut sent = async |most: usize| {
+            let mut sent = 0;
+            while let Ok(ToAgent::Chunk { bytes, .. }) =
+                tokio::time::timeout(Duration::from_millis(500), next(&mut far)).await
+            {
+                sent += bytes;
+                assert!(sent <= most, "{sent}");
+            }
+            sent
+        };
+        assert_eq!(sent(UPLOAD_WINDOW_BYTES).await, UPLOAD_WINDOW_BYTES);
+        answer(&session, 1, FromAgent::Took { id: 1, bytes: 3 * UPLOAD_CHUNK_BYTES });
+        assert_eq!(sent(3 * UPLOAD_CHUNK_BYTES).await, 3 * UPLOAD_CHUNK_BYTES);
+        upload.abort();
+    }
+
+    #[tokio::test]
+    async fn an_answer_or_a_cancel_ends_an_upload() {
+        let (session, mut far) = session(1024);
+        let quiet = Quiet::default();
+        let early = async {
+            assert!(matches!(next(&mut far).await, ToAgent::Call { .. }));
+            let fault = Fault::new("disk-full", "no space is left");
+            answer(&session, 1, FromAgent::Answer { id: 1, result: Err(fault) });
+        };
+        let (command, deadline) = (command(), Duration::from_secs(60));
+        let (done, ()) = tokio::join!(session.call(call(&quiet, deadline), &command, endless()), early);
+        assert_eq!(done.unwrap_err().kind, "disk-full");
+
+        let cancelled = async {
+            while !matches!(next(&mut far).await, ToAgent::Call { id: 2, .. }) {}
+            quiet.cancel();
+            while !matches!(next(&mut far).await, ToAgent::Cancel { id: 2 }) {}
+            let fault = Fault::new("cancelled", "cancelled there");
+            answer(&session, 2, FromAgent::Answer { id: 2, result: Err(fault) });
+        };
+        let (done, ()) = tokio::join!(session.call(call(&quiet, deadline), &command, endless()), cancelled);
+        assert_eq!(done.unwrap_err().message, "cancelled there");
+    }
 }

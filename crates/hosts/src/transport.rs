@@ -1,5 +1,6 @@
 //! Files, commands and sockets of one machine: what routers there are driven through. Both sides of it.
 
+use crate::agent::Upload;
 use crate::hosts::Hosts;
 use crate::protocol::{FILE_LIMIT_BYTES, OUTPUT_LIMIT_BYTES, Reply, Request, from_hex, to_hex};
 use cdpipe_host::Masker;
@@ -13,7 +14,6 @@ use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::sync::mpsc;
 
 /// One machine of a target, or one that is reached as its machines are.
 pub struct HostTransport {
@@ -94,7 +94,7 @@ impl Transport for HostTransport {
 pub(crate) async fn serve(
     call: Call<'_>,
     request: Request,
-    upload: mpsc::Receiver<Vec<u8>>,
+    upload: Upload,
     masker: &Masker,
 ) -> Result<Reply, Fault> {
     let work = async {
@@ -120,9 +120,9 @@ pub(crate) async fn serve(
     }
 }
 
-async fn whole(mut upload: mpsc::Receiver<Vec<u8>>) -> Result<Vec<u8>, Fault> {
+async fn whole(mut upload: Upload) -> Result<Vec<u8>, Fault> {
     let mut bytes = Vec::new();
-    while let Some(chunk) = upload.recv().await {
+    while let Some(chunk) = upload.next().await {
         if bytes.len() + chunk.len() > FILE_LIMIT_BYTES {
             return Err(Fault::new("too-large", format!("more than {FILE_LIMIT_BYTES} bytes")));
         }
