@@ -25,6 +25,7 @@ const LINGER: Duration = Duration::from_millis(500);
 /// This machine. Relative paths are relative to `base`, which is also where programs run.
 #[derive(Debug, Clone)]
 pub struct LocalTransport {
+    place: String,
     base: PathBuf,
     masker: Masker,
     hidden_env: Vec<String>,
@@ -33,11 +34,36 @@ pub struct LocalTransport {
 impl LocalTransport {
     /// `base` is the pipeline's folder; no program gets a variable of `hidden_env` (the sources of secrets).
     pub fn new(base: PathBuf, masker: Masker, hidden_env: Vec<String>) -> Self {
-        Self { base, masker, hidden_env }
+        Self { place: "this machine".to_owned(), base, masker, hidden_env }
+    }
+
+    /// What faults call this machine: who asks it from another one knows it by another name.
+    #[must_use]
+    pub fn called(mut self, place: &str) -> Self {
+        place.clone_into(&mut self.place);
+        self
     }
 
     fn at(&self, path: &str) -> PathBuf {
         self.base.join(path)
+    }
+
+    async fn bounded<T>(
+        &self,
+        call: Call<'_>,
+        what: &str,
+        work: impl Future<Output = Result<T, Fault>>,
+    ) -> Result<T, Fault> {
+        tokio::select! {
+            biased;
+            done = tokio::time::timeout(call.deadline, work) => done.unwrap_or_else(|_| {
+                let ms = call.deadline.as_millis();
+                Err(Fault::new("timed-out", format!("{what} on {} took longer than {ms} ms", self.place)).transient())
+            }),
+            () = call.cancel.cancelled() => {
+                Err(Fault::new("cancelled", format!("cancelled while waiting for {what}")))
+            }
+        }
     }
 
     async fn run(&self, argv: &[String], stdin: &[u8]) -> Result<Ran, Fault> {
@@ -178,18 +204,18 @@ async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &[u8]) ->
 
 impl Transport for LocalTransport {
     fn place(&self) -> String {
-        "this machine".to_owned()
+        self.place.clone()
     }
 
     fn read<'a>(&'a self, call: Call<'a>, path: &'a str) -> PortResult<'a, Option<Vec<u8>>> {
         let path = self.at(path);
-        Box::pin(bounded(call, "reading a file", blocking(move || read_file(&path))))
+        Box::pin(self.bounded(call, "reading a file", blocking(move || read_file(&path))))
     }
 
     fn write<'a>(&'a self, call: Call<'a>, path: &'a str, bytes: &'a [u8], mode: u32) -> PortResult<'a, ()> {
         let (path, bytes) = (self.at(path), bytes.to_vec());
         let work = move || write_file(&path, &bytes, mode).map_err(|error| io_fault("write", &path, &error));
-        Box::pin(bounded(call, "writing a file", blocking(work)))
+        Box::pin(self.bounded(call, "writing a file", blocking(work)))
     }
 
     fn remove<'a>(&'a self, call: Call<'a>, path: &'a str) -> PortResult<'a, ()> {
@@ -198,11 +224,11 @@ impl Transport for LocalTransport {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_fault("remove", &path, &error)),
             _ => Ok(()),
         };
-        Box::pin(bounded(call, "removing a file", blocking(work)))
+        Box::pin(self.bounded(call, "removing a file", blocking(work)))
     }
 
     fn exec<'a>(&'a self, call: Call<'a>, argv: &'a [String], stdin: &'a [u8]) -> PortResult<'a, Ran> {
-        Box::pin(bounded(call, "a command", self.run(argv, stdin)))
+        Box::pin(self.bounded(call, "a command", self.run(argv, stdin)))
     }
 
     fn exchange<'a>(
@@ -211,7 +237,7 @@ impl Transport for LocalTransport {
         to: &'a Endpoint,
         request: &'a [u8],
     ) -> PortResult<'a, Vec<u8>> {
-        Box::pin(bounded(call, "an answer", async move {
+        Box::pin(self.bounded(call, "an answer", async move {
             let (name, answer) = match to {
                 Endpoint::Unix(path) => {
                     let path = self.at(path);
@@ -225,7 +251,7 @@ impl Transport for LocalTransport {
                 }
             };
             let unreachable = |error: io::Error| {
-                Fault::new("unreachable", format!("{name} on this machine does not answer: {error}"))
+                Fault::new("unreachable", format!("{name} on {} does not answer: {error}", self.place))
                     .transient()
             };
             answer.map_err(unreachable)?.await.map_err(unreachable)
@@ -241,20 +267,5 @@ async fn blocking<T: Send + 'static>(
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(error) => Err(Fault::new("internal", format!("work with a file broke off: {error}"))),
-    }
-}
-
-async fn bounded<T>(
-    call: Call<'_>,
-    what: &str,
-    work: impl Future<Output = Result<T, Fault>>,
-) -> Result<T, Fault> {
-    tokio::select! {
-        biased;
-        done = tokio::time::timeout(call.deadline, work) => done.unwrap_or_else(|_| {
-            let ms = call.deadline.as_millis();
-            Err(Fault::new("timed-out", format!("{what} on this machine took longer than {ms} ms")).transient())
-        }),
-        () = call.cancel.cancelled() => Err(Fault::new("cancelled", format!("cancelled while waiting for {what}"))),
     }
 }

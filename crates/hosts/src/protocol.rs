@@ -34,9 +34,6 @@ pub(crate) const UPLOAD_WINDOW_BYTES: usize = 1 << 20;
 /// The largest file that a transport reads or writes, in bytes.
 pub(crate) const FILE_LIMIT_BYTES: usize = 4 << 20;
 
-/// The most output of a command that a transport keeps, in bytes.
-pub(crate) const OUTPUT_LIMIT_BYTES: usize = 1 << 20;
-
 /// From cdpipe to the agent.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
