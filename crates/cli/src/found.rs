@@ -62,7 +62,6 @@ fn what(timer: &TimerId) -> &'static str {
         TimerPurpose::NodeTimeout | TimerPurpose::DeployTimeout | TimerPurpose::UndoTimeout => "timeout",
         TimerPurpose::Soak => "wait",
         TimerPurpose::Sample => "next look of the watch",
-        TimerPurpose::HoldFor => "end of the patience with missing data",
         TimerPurpose::Retry => "next attempt",
         TimerPurpose::ApprovalExpires => "end of the wait for an approval",
         TimerPurpose::Window => "next look at the window",

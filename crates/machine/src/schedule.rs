@@ -92,9 +92,8 @@ pub(crate) fn ending(work: &Work) -> Option<(Outcome, Option<Fault>)> {
             return Some((Outcome::RolledBack, Some(undo.reason.clone())));
         }
         if undo.ended
-            && let Err((outcome @ (Outcome::Failed | Outcome::TimedOut), fault)) = ended
+            && let Err((Outcome::Failed | Outcome::TimedOut, fault)) = ended
         {
-            let _ = outcome;
             return Some((Outcome::RolledBack, Some(fault.clone())));
         }
     }
@@ -323,7 +322,7 @@ impl Decide<'_> {
         }
         match work.lock {
             Lock::None if !stage.locks.is_empty() && work.stop.is_none() => {
-                if let Some(frozen) = self.frozen(work, node.id, &stage.locks) {
+                if let Some(frozen) = self.frozen(node.id, &stage.locks) {
                     return Some(frozen);
                 }
                 return Some(Some(self.lock_intent(node.id, stage)));
@@ -344,7 +343,7 @@ impl Decide<'_> {
     }
 
     /// Whether an environment that the stage would change is in a freeze: then it waits. `None`: it is not.
-    fn frozen(&self, work: &Work, node: NodeId, locks: &[LockKey]) -> Option<Option<Record>> {
+    fn frozen(&self, node: NodeId, locks: &[LockKey]) -> Option<Option<Record>> {
         let frozen = locks.iter().any(|key| match key {
             LockKey::Service { environment, .. } => {
                 self.plan.environments.get(environment).is_some_and(|environment| {
@@ -353,7 +352,6 @@ impl Decide<'_> {
             }
             LockKey::Named(_) => false,
         });
-        let _ = work;
         frozen.then(|| self.window_timer(node))
     }
 

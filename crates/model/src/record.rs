@@ -141,8 +141,6 @@ pub enum TimerPurpose {
     Soak,
     /// The next sample of a watch.
     Sample,
-    /// Missing data has lasted too long.
-    HoldFor,
     /// The next attempt.
     Retry,
     /// An approval expires.

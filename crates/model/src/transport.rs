@@ -1,7 +1,6 @@
 //! How a router's or a target's files and commands are reached where they live: on this machine, on another one over SSH, inside a
 //! container. Whoever writes an nginx include or speaks to a runtime socket does it through this, and does not know which it is.
 
-use crate::fault::Fault;
 use crate::ports::{Call, PortResult};
 
 /// What a command that was run by a [`Transport`] came to.
@@ -69,27 +68,4 @@ pub trait Transport: Send + Sync {
     /// `unreachable` if nobody listens; `timed-out`; `cancelled`.
     fn exchange<'a>(&'a self, call: Call<'a>, to: &'a Endpoint, request: &'a [u8])
     -> PortResult<'a, Vec<u8>>;
-}
-
-/// A command that must end with 0: what it said is the fault otherwise.
-///
-/// # Errors
-/// Those of [`Transport::exec`], and `command-failed` with status and the last lines that it wrote.
-pub async fn exec_ok(
-    transport: &dyn Transport,
-    call: Call<'_>,
-    argv: &[String],
-    stdin: &[u8],
-) -> Result<Ran, Fault> {
-    let ran = transport.exec(call, argv, stdin).await?;
-    if ran.ok() {
-        return Ok(ran);
-    }
-    let said = if ran.stderr.trim().is_empty() { &ran.stdout } else { &ran.stderr };
-    let lines: Vec<&str> = said.trim().lines().collect();
-    let last = lines[lines.len().saturating_sub(5)..].join("\n");
-    Err(Fault::new(
-        "command-failed",
-        format!("`{}` on {} ended with {}: {last}", argv.join(" "), transport.place(), ran.status),
-    ))
 }

@@ -318,9 +318,9 @@ impl Hosts {
             self.upload(call, spec, &uploads).await?;
         }
         // All of them, also those that get none: each answers what runs there.
-        let requests = there.iter().map(|(index, found, _)| {
+        let requests = there.iter().map(|(index, ..)| {
             let count = wanted[*index];
-            let request = if count > *found || count > 0 {
+            let request = if count > 0 {
                 Request::Ensure { spec: spec.clone(), count, extra_env: extra_env.clone() }
             } else {
                 // What is there of it, without making a release where none is wanted.

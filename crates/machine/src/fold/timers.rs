@@ -131,6 +131,6 @@ pub(super) fn fired(state: &mut State, plan: &Plan, timer: &TimerId) {
             }
         }
         // Marked already: the window is looked at again.
-        TimerPurpose::Window | TimerPurpose::HoldFor => {}
+        TimerPurpose::Window => {}
     }
 }
