@@ -11,7 +11,6 @@ use cdpipe_model::ports::Call;
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,6 +30,9 @@ const ANSWER_WAIT: Duration = Duration::from_secs(10);
 
 /// How often the agent hears that somebody is there.
 const PING_EVERY: Duration = Duration::from_secs(20);
+
+/// How many digits of its sum name an agent.
+const IDENTITY_DIGITS: usize = 16;
 
 /// Messages that wait to be written.
 const CONTROL: usize = 64;
@@ -70,8 +72,9 @@ impl Session {
     /// `agent-unfit` if the binary does not run there; `host-dir-unfit` if there is no place for it.
     pub(crate) async fn open(config: &SshConfig, host: &HostName) -> Result<Self, Fault> {
         let name = host.written.clone();
-        let identity = agent_identity(&config.agent)?;
-        let mut ssh = config.command(host, &config.script(&identity)).spawn().map_err(|error| {
+        let (_, sum) = agent_sum(config).await?;
+        let identity = sum.get(..IDENTITY_DIGITS).unwrap_or(sum);
+        let mut ssh = config.command(host, &config.script(identity)).spawn().map_err(|error| {
             Fault::new("ssh-missing", format!("`ssh` can't be started: {error}"))
                 .help("install the OpenSSH client")
         })?;
@@ -452,12 +455,7 @@ async fn send_agent(
         )
         .help("set `agent` of the target to the path of a cdpipe that is built for that machine"));
     }
-    let path = config.agent.clone();
-    let sum = async || match tokio::task::spawn_blocking(move || sum_of(&path)).await {
-        Ok(summed) => summed.map_err(|error| unreadable(&config.agent, &error)),
-        Err(error) => Err(Fault::new("internal", format!("reading the agent ended early: {error}"))),
-    };
-    let (bytes, sum) = config.sent.get_or_try_init(sum).await?;
+    let (bytes, sum) = agent_sum(config).await?;
     let file =
         tokio::fs::File::open(&config.agent).await.map_err(|error| unreadable(&config.agent, &error))?;
     let sending = async {
@@ -483,6 +481,17 @@ async fn send_agent(
     }
 }
 
+/// The agent's length and sum: what its place on a machine is named by, and what is checked when it is uploaded. The same binary is
+/// the same agent, whenever and by whom it was downloaded.
+async fn agent_sum(config: &SshConfig) -> Result<&(u64, String), Fault> {
+    let path = config.agent.clone();
+    let sum = async || match tokio::task::spawn_blocking(move || sum_of(&path)).await {
+        Ok(summed) => summed.map_err(|error| unreadable(&config.agent, &error)),
+        Err(error) => Err(Fault::new("internal", format!("reading the agent ended early: {error}"))),
+    };
+    config.sum.get_or_try_init(sum).await
+}
+
 /// The length and the sum of a file, which may be larger than what should be held in memory.
 fn sum_of(path: &Path) -> std::io::Result<(u64, String)> {
     let mut file = std::fs::File::open(path)?;
@@ -503,19 +512,6 @@ fn sum_of(path: &Path) -> std::io::Result<(u64, String)> {
 fn unreadable(path: &Path, error: &std::io::Error) -> Fault {
     Fault::new("agent-missing", format!("the agent {} can't be read: {error}", path.display()))
         .help("correct `agent` of the target")
-}
-
-/// Which build the agent is, without reading all of it: its size and time. It is checked by its sum when it is uploaded.
-fn agent_identity(path: &Path) -> Result<String, Fault> {
-    let metadata = std::fs::metadata(path).map_err(|error| unreadable(path, &error))?;
-    let facts = format!(
-        "{} {} {} {}",
-        env!("CARGO_PKG_VERSION"),
-        metadata.len(),
-        metadata.mtime(),
-        metadata.mtime_nsec()
-    );
-    Ok(crate::protocol::to_hex(&Sha256::digest(facts.as_bytes())[..8]))
 }
 
 #[cfg(test)]
@@ -657,5 +653,28 @@ mod tests {
         };
         let (done, ()) = tokio::join!(session.call(call(&quiet, deadline), &command, endless()), cancelled);
         assert_eq!(done.unwrap_err().message, "cancelled there");
+    }
+
+    #[tokio::test]
+    async fn the_same_binary_is_the_same_agent_whenever_it_was_downloaded() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut sums = Vec::new();
+        for (name, bytes) in [("first", "one"), ("again", "one"), ("other", "two")] {
+            let path = folder.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            let day = Duration::from_secs(86_400 * (1 + sums.len() as u64));
+            std::fs::File::options()
+                .write(true)
+                .open(&path)
+                .unwrap()
+                .set_modified(std::time::UNIX_EPOCH + day)
+                .unwrap();
+            sums.push(
+                agent_sum(&SshConfig { agent: path, ..crate::ssh::tests::config() }).await.unwrap().clone(),
+            );
+        }
+        assert_eq!(sums[0], sums[1]);
+        assert_ne!(sums[0], sums[2]);
+        assert_eq!(sums[0].0, 3);
     }
 }

@@ -102,8 +102,8 @@ pub struct SshConfig {
     pub units: Units,
     /// Where images run there; `None` where there are none.
     pub containers: Option<ContainersThere>,
-    /// The sum of the agent, once one machine needed it.
-    pub sent: AgentSum,
+    /// The sum of the agent, once the first machine was reached.
+    pub sum: AgentSum,
 }
 
 /// Each machine's own engine, as the agent there finds it.
@@ -279,8 +279,26 @@ pub fn fault_of(host: &str, said: &str) -> Fault {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use std::net::Ipv4Addr;
+
+    pub(crate) fn config() -> SshConfig {
+        SshConfig {
+            user: None,
+            identity: None,
+            config: None,
+            jump: None,
+            dir: "/opt/cdpipe".into(),
+            sudo: false,
+            agent: "/nonexistent/cdpipe".into(),
+            environment: "here".into(),
+            listen: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            units: Units::Process,
+            containers: None,
+            sum: AgentSum::default(),
+        }
+    }
 
     #[test]
     fn machines_are_read_and_options_are_not() {

@@ -132,7 +132,7 @@ fn ssh(environment: &Environment, site: &Site<'_>) -> Result<SshConfig, Failure>
         environment: environment.name.clone(),
         listen,
         containers: None,
-        sent: cdpipe_hosts::AgentSum::default(),
+        sum: cdpipe_hosts::AgentSum::default(),
         units: if text(settings, "units") == Some("systemd") { Units::Systemd } else { Units::Process },
     })
 }
