@@ -84,7 +84,7 @@ impl Found {
         last.trim_start_matches('c').parse().unwrap_or(u32::MAX)
     }
 
-    fn of(inspected: ContainerInspectResponse, network: &str) -> Self {
+    pub(super) fn of(inspected: ContainerInspectResponse, network: &str) -> Self {
         let state = inspected.state.unwrap_or_default();
         let config = inspected.config.unwrap_or_default();
         let host = inspected.host_config.unwrap_or_default();

@@ -261,3 +261,36 @@ impl Target for Containers {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    /// A target whose engine is asked nothing.
+    pub(super) fn target() -> Containers {
+        let config = ContainersConfig {
+            engine: Engine::new(None, None, Path::new("/")),
+            environment: EnvName::from("prod"),
+            network: "net".to_owned(),
+            publish: Publish::Network,
+            adopt: BTreeSet::new(),
+            docker_config: PathBuf::new(),
+        };
+        Containers::new(config, Masker::default())
+    }
+
+    pub(super) fn spec() -> ReleaseSpec {
+        ReleaseSpec {
+            service: ServiceName::from("web"),
+            platform_name: None,
+            version: "1".to_owned(),
+            artifact: Artifact::Image { reference: "shop:1".to_owned(), digest: None, args: Vec::new() },
+            port: None,
+            env: BTreeMap::new(),
+            health: Vec::new(),
+            drain_ms: 1_000,
+            extra: BTreeMap::new(),
+        }
+    }
+}

@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 const WITHIN_DEFAULT_MS: u64 = 60_000;
 /// One that nobody can ask is taken for ready when it has run that long.
 const SETTLED: Duration = Duration::from_secs(1);
-/// So many restarts in a row are a crash loop.
+/// So many restarts in one wait are a crash loop.
 const CRASH_LOOP: u32 = 3;
 /// Last lines of a log that explain a failure.
 const LOG_LINES: usize = 20;
@@ -72,17 +72,17 @@ impl Containers {
         let begun = Instant::now();
         let within = Duration::from_millis(within_ms(spec));
         let mut said = None;
-        // Since when each has been running without a restart.
-        let mut steady: BTreeMap<(String, u32), Instant> = BTreeMap::new();
+        let mut looks = Looks::default();
         loop {
             let all = self.of_release(&session, spec).await?;
             let found: Vec<&Found> =
                 all.iter().filter(|found| found.is_wanted() || !is_kept(found)).collect();
+            looks.note(&found);
             let mut ready = 0_u32;
             let mut lost = Vec::new();
             let mut late = Vec::new();
             for found in &found {
-                match self.judge(spec, found, &mut steady).await {
+                match self.judge(spec, found, &mut looks).await {
                     Judged::Ready => ready += 1,
                     Judged::Lost(why) => lost.push((*found, why)),
                     Judged::Coming(why) => late.push((*found, why)),
@@ -145,41 +145,32 @@ impl Containers {
         }
     }
 
-    async fn judge(
-        &self,
-        spec: &ReleaseSpec,
-        found: &Found,
-        steady: &mut BTreeMap<(String, u32), Instant>,
-    ) -> Judged {
+    async fn judge(&self, spec: &ReleaseSpec, found: &Found, looks: &mut Looks) -> Judged {
         let how = |found: &Found| match (found.oom_killed, found.error.is_empty()) {
             (true, _) => "was killed because it needed more memory than it may have".to_owned(),
             (_, false) => format!("could not run: {}", found.error),
             _ => format!("ended with exit code {}", found.exit_code),
         };
+        let restarts = looks.restarts(found);
         match found.state {
             ContainerStateStatusEnum::CREATED => return Judged::Coming("it is not started yet".to_owned()),
             ContainerStateStatusEnum::RUNNING | ContainerStateStatusEnum::PAUSED => {}
-            ContainerStateStatusEnum::RESTARTING if found.restarts < CRASH_LOOP => {
+            ContainerStateStatusEnum::RESTARTING if restarts < CRASH_LOOP => {
                 return Judged::Coming(format!("instance {} {}", found.number(), how(found)));
             }
             ContainerStateStatusEnum::RESTARTING => {
                 return Judged::Lost(format!(
-                    "instance {} {}, {} times in a row",
+                    "instance {} {}, {restarts} times in a row",
                     found.number(),
-                    how(found),
-                    found.restarts
+                    how(found)
                 ));
             }
             _ => return Judged::Lost(format!("instance {} {}", found.number(), how(found))),
         }
-        if found.restarts >= CRASH_LOOP {
-            return Judged::Lost(format!(
-                "instance {} was restarted {} times",
-                found.number(),
-                found.restarts
-            ));
+        if restarts >= CRASH_LOOP {
+            return Judged::Lost(format!("instance {} was restarted {restarts} times", found.number()));
         }
-        let since = steady.entry((found.name.clone(), found.restarts)).or_insert_with(Instant::now);
+        let since = looks.steady.entry((found.name.clone(), found.restarts)).or_insert_with(Instant::now);
         if !is_healthy(found) {
             let said = found.health_said.as_deref().unwrap_or("it has not answered yet");
             // The image says how often it may miss, and nothing else says how long to wait.
@@ -204,6 +195,40 @@ impl Containers {
             return Judged::Coming("it has just started, and has no health check".to_owned());
         }
         Judged::Ready
+    }
+}
+
+/// What the looks of one wait have seen.
+#[derive(Default)]
+struct Looks {
+    /// How often each had been restarted when this wait first looked: the engine counts for the whole life of a container, and one that
+    /// was restarted over months is no crash loop.
+    before: Option<BTreeMap<String, u32>>,
+    /// Since when each has been running without a restart.
+    steady: BTreeMap<(String, u32), Instant>,
+}
+
+impl Looks {
+    fn note(&mut self, found: &[&Found]) {
+        match &mut self.before {
+            None => {
+                let first = found.iter().map(|found| (found.name.clone(), found.restarts));
+                self.before = Some(first.collect());
+            }
+            // One that was made anew under its name counts from the beginning, too.
+            Some(before) => {
+                for found in found {
+                    let known = before.entry(found.name.clone()).or_default();
+                    *known = found.restarts.min(*known);
+                }
+            }
+        }
+    }
+
+    /// How often it was restarted in this wait. One that was not there at the first look was made in it.
+    fn restarts(&self, found: &Found) -> u32 {
+        let before = self.before.as_ref().and_then(|before| before.get(&found.name));
+        found.restarts.saturating_sub(before.copied().unwrap_or(0))
     }
 }
 
@@ -283,5 +308,57 @@ async fn tcp(address: &str) -> Result<(), String> {
     match tokio::time::timeout(TCP_HOLDS, stream.read(&mut byte)).await {
         Ok(Ok(0) | Err(_)) => Err(format!("{address} closes connections at once")),
         Ok(Ok(_)) | Err(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bollard::models::{ContainerInspectResponse, ContainerState};
+
+    fn container(name: &str, restarts: u32, status: ContainerStateStatusEnum) -> Found {
+        let state = ContainerState { status: Some(status), exit_code: Some(1), ..Default::default() };
+        let inspected = ContainerInspectResponse {
+            name: Some(name.to_owned()),
+            restart_count: Some(i64::from(restarts)),
+            state: Some(state),
+            ..Default::default()
+        };
+        Found::of(inspected, "net")
+    }
+
+    #[test]
+    fn only_restarts_of_this_wait_are_a_crash_loop() {
+        let running = |name, restarts| container(name, restarts, ContainerStateStatusEnum::RUNNING);
+        let mut looks = Looks::default();
+        looks.note(&[&running("old-1", 7)]);
+        assert_eq!(looks.restarts(&running("old-1", 7)), 0, "months of restarts are none of this wait");
+        looks.note(&[&running("old-1", 10), &running("new-1", 3)]);
+        assert_eq!(looks.restarts(&running("old-1", 10)), CRASH_LOOP);
+        assert_eq!(looks.restarts(&running("new-1", 3)), CRASH_LOOP, "it was made in this wait");
+        looks.note(&[&running("old-1", 1)]);
+        looks.note(&[&running("old-1", 4)]);
+        assert_eq!(looks.restarts(&running("old-1", 4)), CRASH_LOOP, "it was made anew");
+    }
+
+    #[tokio::test]
+    async fn a_container_that_was_restarted_long_ago_is_not_lost() {
+        let target = crate::containers::tests::target();
+        let spec = crate::containers::tests::spec();
+        for (status, says) in [
+            (ContainerStateStatusEnum::RUNNING, "was restarted 3 times"),
+            (ContainerStateStatusEnum::RESTARTING, "ended with exit code 1, 3 times in a row"),
+        ] {
+            let mut looks = Looks::default();
+            let then = container("web-1", 5, status);
+            looks.note(&[&then]);
+            assert!(!matches!(target.judge(&spec, &then, &mut looks).await, Judged::Lost(_)), "{status}");
+            let now = container("web-1", 8, status);
+            looks.note(&[&now]);
+            match target.judge(&spec, &now, &mut looks).await {
+                Judged::Lost(why) => assert!(why.ends_with(says), "{why}"),
+                _ => panic!("a crash loop is not seen: {status}"),
+            }
+        }
     }
 }
