@@ -2,8 +2,9 @@
 //! without end.
 //!
 //! What can be asked again is asked again while the engine is away ([`Engine::patiently`]): a daemon that is restarted in the middle of
-//! a deploy is waited for, as long as the deadline of the call lets, at most [`AWAY_LIMIT`]. One that has not answered yet, or was given
-//! up, gets [`FIRST_LIMIT`]: a wrong endpoint is told at once, and several calls in a row do not wait for a dead engine in full each.
+//! a deploy is waited for, as long as the deadline of the call lets, at most [`AWAY_LIMIT`] from when it went away. One that has not
+//! answered yet, or was given up, gets [`FIRST_LIMIT`]: a wrong endpoint is told at once, and several calls in a row do not wait for a
+//! dead engine in full each.
 
 use bollard::errors::Error;
 use cdpipe_model::Fault;
@@ -121,11 +122,19 @@ impl Engine {
         F: Future<Output = Result<T, Fault>>,
     {
         let begun = Instant::now();
+        let mut away = Away { since: begun };
         let mut said = false;
         loop {
             let left = call.deadline.saturating_sub(begun.elapsed());
             let result = match self.session(Call { deadline: left, ..call }).await {
-                Ok(session) => work(session).await,
+                Ok(session) => {
+                    let answered = Instant::now();
+                    let result = work(session).await;
+                    if away.is_back(answered, Instant::now()) {
+                        said = false;
+                    }
+                    result
+                }
                 Err(fault) => Err(fault),
             };
             if !matches!(&result, Err(fault) if is_away(fault)) {
@@ -133,7 +142,7 @@ impl Engine {
             }
             let left = call.deadline.saturating_sub(begun.elapsed());
             let limit = if self.answered.load(Ordering::Relaxed) { AWAY_LIMIT } else { FIRST_LIMIT };
-            if begun.elapsed() >= limit || left <= AWAY_PAUSE {
+            if away.since.elapsed() >= limit || left <= AWAY_PAUSE {
                 self.answered.store(false, Ordering::Relaxed);
                 return result;
             }
@@ -146,6 +155,23 @@ impl Engine {
                 () = tokio::time::sleep(AWAY_PAUSE) => {}
             }
         }
+    }
+}
+
+/// Since when an engine has been away.
+struct Away {
+    since: Instant,
+}
+
+impl Away {
+    /// An attempt was answered, and its work has ended now. Whether the engine was back before it was lost again: then it went away
+    /// only now. One that answers and is lost at once, again and again, is away all the time.
+    fn is_back(&mut self, answered: Instant, ended: Instant) -> bool {
+        let back = ended.saturating_duration_since(answered) >= FIRST_LIMIT;
+        if back {
+            self.since = ended;
+        }
+        back
     }
 }
 
@@ -300,6 +326,17 @@ mod tests {
         assert_eq!(of(None, Some("tcp://10.0.0.1:2375")), "tcp://10.0.0.1:2375");
         assert_eq!(of(Some("unix:///x.sock"), Some("tcp://10.0.0.1:2375")), "unix:///x.sock");
         assert_eq!(of(Some("unix://run/docker.sock"), None), "unix:///project/pipelines/run/docker.sock");
+    }
+
+    #[test]
+    fn an_engine_is_away_from_when_it_was_lost_and_not_from_the_beginning_of_the_call() {
+        let begun = Instant::now();
+        let at = |ms: u64| begun + Duration::from_millis(ms);
+        let mut away = Away { since: begun };
+        assert!(away.is_back(at(10), at(31_000)), "it worked for half a minute");
+        assert_eq!(away.since, at(31_000));
+        assert!(!away.is_back(at(40_000), at(40_100)), "it answers, and is lost at once");
+        assert_eq!(away.since, at(31_000));
     }
 
     #[test]
