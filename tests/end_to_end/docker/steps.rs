@@ -47,10 +47,27 @@ fn commands_run_in_containers_of_their_own() {
     let text = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, text.replace("busybox:1", "busybox:missing")).unwrap();
     assert_ended(&shop.deploy("1.0", ""), 1, &["busybox:missing can't be had"]);
-    // The next run that has such a step clears away what the ones before left.
+}
+
+#[test]
+fn a_killed_runs_container_is_left_alone_by_other_runs() {
+    let test = "a_killed_runs_container_is_left_alone_by_other_runs";
+    let Some(shop) = Shop::new(test, "recreate", 1) else { return };
+    stages(&shop, "stage slow {\n  run \"sleep 1; exit 3\" { @BUSYBOX@ }\n}\n");
+    let mut run = shop.deployed.place.command(["run", "shop.cd", "--set", "image=1.0"]);
+    let mut run = run.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    assert!(comes_true(PATIENCE, || !shop.running().is_empty()));
+    run.kill().unwrap();
+    run.wait().unwrap();
+    assert!(comes_true(PATIENCE, || shop.running().is_empty()));
+    // Another cdpipe's run of the same environment, with a step of its own.
+    let left = there(&shop);
+    assert_eq!(left.len(), 1);
     stages(&shop, "stage look {\n  run \"true\" { @BUSYBOX@ }\n}\n");
-    assert_ended(&shop.deploy("1.0", ""), 0, &[]);
-    assert!(comes_true(PATIENCE, || there(&shop).len() <= 1), "{:?}", there(&shop));
+    let mut other = shop.deployed.place.command(["run", "shop.cd", "--set", "image=1.0"]);
+    let other = other.env("CDPIPE_STATE", shop.deployed.place.work().join("other")).output().unwrap();
+    assert!(other.status.success(), "{}", String::from_utf8_lossy(&other.stderr));
+    assert!(there(&shop).contains(&left[0]), "how the killed run's step ended is not known any more");
 }
 
 #[test]

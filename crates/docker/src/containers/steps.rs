@@ -2,7 +2,7 @@
 //! again with its exit code.
 //!
 //! It is removed a moment after it has ended, not at once: until its outcome is in the journal it is the only proof of it. What a killed
-//! cdpipe has left is removed by the next step that runs.
+//! cdpipe has left stays for a day, for its run may still be resumed; then the next step that runs removes it.
 
 use super::Containers;
 use super::exec::{Never, Said, failed, file_name};
@@ -23,7 +23,7 @@ use cdpipe_model::event::Stream;
 use cdpipe_model::ports::{Call, Probe, expose};
 use futures_util::StreamExt as _;
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::io::AsyncWriteExt as _;
 use tokio::task::JoinHandle;
 
@@ -34,6 +34,8 @@ const GRACE_S: i32 = 5;
 const END_LIMIT: Duration = Duration::from_secs(20);
 /// Long enough for an outcome to be in the journal.
 const PROOF_STAYS: Duration = Duration::from_secs(2);
+/// What a killed run has left is there so long for its resume.
+const LEFT_STAYS: Duration = Duration::from_secs(24 * 3600);
 const PAUSE: Duration = Duration::from_millis(100);
 
 impl Containers {
@@ -290,12 +292,14 @@ impl Containers {
         })
     }
 
-    /// Removes what earlier runs left: containers of steps that have ended, of runs other than this.
+    /// Removes what earlier runs left: containers of steps that have ended long ago, of runs other than this. A younger one may be the only
+    /// proof of how the step of a killed run ended, or be about to be started by a run that lives.
     async fn sweep_steps(&self, session: &Session<'_>) -> Result<(), Fault> {
         let ours = labels::run_of(session.call.effect.as_str());
         let labels = [(labels::ENVIRONMENT, self.config.environment.as_str()), (labels::KIND, "run")];
+        let before = utc(SystemTime::now().checked_sub(LEFT_STAYS).unwrap_or(UNIX_EPOCH));
         for found in self.labelled(session, &labels).await? {
-            if !found.is_up() && found.label(labels::RUN) != ours {
+            if found.label(labels::RUN) != ours && is_left(&found, &before) {
                 self.delete(session, &found.name).await?;
             }
         }
@@ -313,6 +317,33 @@ enum Afterwards {
 
 fn step_name(call: Call<'_>) -> String {
     format!("cdpipe-run-{}", file_name(call.effect.as_str()))
+}
+
+/// Whether a container of a step rests since before this time. One that was never started rests since it was made.
+fn is_left(found: &Found, before: &str) -> bool {
+    let since = match found.state {
+        ContainerStateStatusEnum::EXITED | ContainerStateStatusEnum::DEAD => &found.finished,
+        ContainerStateStatusEnum::CREATED => &found.created,
+        _ => return false,
+    };
+    // An engine says year 1 for never. All times are in UTC, to the second they compare as texts.
+    !since.is_empty() && !since.starts_with("0001-") && since.as_str() < before
+}
+
+/// A time as the engine writes it, to the second.
+fn utc(time: SystemTime) -> String {
+    let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    // Days from 1 March of year 0: leap days are then the last of their years. 146 097 days are 400 years.
+    let days = days + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let date = day - (153 * month + 2) / 5 + 1;
+    let (month, next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    let year = era * 400 + year + next;
+    format!("{year:04}-{month:02}-{date:02}T{:02}:{:02}:{:02}", rest / 3600, rest / 60 % 60, rest % 60)
 }
 
 fn first_line(script: &str) -> &str {
@@ -337,5 +368,49 @@ impl cdpipe_model::ports::Secrets for Quiet {
         name: &'a str,
     ) -> cdpipe_model::ports::PortResult<'a, cdpipe_model::secret::SecretValue> {
         Box::pin(async move { Err(Fault::new("secret-missing", format!("`{name}` is not needed here"))) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bollard::models::{ContainerInspectResponse, ContainerState};
+
+    #[test]
+    fn a_time_is_written_as_the_engine_does() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00"),
+            (951_782_399, "2000-02-28T23:59:59"),
+            (951_782_400, "2000-02-29T00:00:00"),
+            (1_795_901_048, "2026-11-28T21:24:08"),
+            (4_107_542_400, "2100-03-01T00:00:00"),
+        ] {
+            assert_eq!(utc(UNIX_EPOCH + Duration::from_secs(seconds)), text);
+        }
+    }
+
+    #[test]
+    fn what_a_run_left_goes_only_when_it_is_old() {
+        use ContainerStateStatusEnum as Status;
+        let left = |status, created: &str, finished: &str| {
+            let inspected = ContainerInspectResponse {
+                created: Some(created.to_owned()),
+                state: Some(ContainerState {
+                    status: Some(status),
+                    finished_at: Some(finished.to_owned()),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            };
+            is_left(&Found::of(inspected, "net"), "2026-11-28T12:00:00")
+        };
+        let (old, young) = ("2026-11-28T11:59:59.9Z", "2026-11-28T12:00:00.1Z");
+        let never = "0001-01-01T00:00:00Z";
+        assert!(left(Status::EXITED, old, old));
+        assert!(!left(Status::EXITED, old, young), "its exit code is for a resume");
+        assert!(!left(Status::EXITED, old, never));
+        assert!(!left(Status::CREATED, young, never), "it is about to be started");
+        assert!(left(Status::CREATED, old, never));
+        assert!(!left(Status::RUNNING, old, old));
     }
 }
