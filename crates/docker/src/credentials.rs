@@ -38,9 +38,15 @@ struct Helped {
     secret: String,
 }
 
+/// Whether a reference that begins so names Docker Hub.
+pub(crate) fn is_hub(registry: &str) -> bool {
+    matches!(registry, "docker.io" | "index.docker.io")
+}
+
 /// The registry of an image reference, as `config.json` calls it.
 pub(crate) fn registry_of(reference: &str) -> &str {
     match reference.split_once('/') {
+        Some((first, _)) if is_hub(first) => HUB,
         Some((first, _)) if first.contains(['.', ':']) || first == "localhost" => first,
         _ => HUB,
     }
@@ -146,6 +152,8 @@ mod tests {
         for (reference, registry) in [
             ("nginx:1", HUB),
             ("acme/web:1", HUB),
+            ("docker.io/acme/web:1", HUB),
+            ("index.docker.io/acme/web:1", HUB),
             ("ghcr.io/acme/web:1", "ghcr.io"),
             ("127.0.0.1:5000/shop", "127.0.0.1:5000"),
             ("localhost/shop", "localhost"),

@@ -117,13 +117,27 @@ async fn inspect(session: &Session<'_>, name: &str) -> Result<Option<ImageInspec
 }
 
 fn digest_of(image: &ImageInspect, reference: &Reference) -> String {
-    let digests = image.repo_digests.as_deref().unwrap_or_default();
-    let of_repository = digests.iter().find_map(|text| {
+    registry_digest(image, reference).or_else(|| image.id.clone()).unwrap_or_default()
+}
+
+/// The digest that the registry of this reference gave the image; `None` for one that came from elsewhere.
+pub(crate) fn registry_digest(image: &ImageInspect, reference: &Reference) -> Option<String> {
+    let wanted = familiar(&reference.repository);
+    image.repo_digests.iter().flatten().find_map(|text| {
         let (repository, digest) = text.split_once('@')?;
-        let short = repository.trim_start_matches("docker.io/").trim_start_matches("library/");
-        (repository == reference.repository || short == reference.repository).then(|| digest.to_owned())
-    });
-    of_repository.or_else(|| image.id.clone()).unwrap_or_default()
+        (familiar(repository) == wanted).then(|| digest.to_owned())
+    })
+}
+
+/// A repository without what Docker leaves out of those of its own hub, so that two names of one are the same.
+fn familiar(repository: &str) -> &str {
+    match repository.split_once('/') {
+        Some((registry, path)) if credentials::is_hub(registry) => {
+            path.strip_prefix("library/").unwrap_or(path)
+        }
+        Some(("library", path)) => path,
+        _ => repository,
+    }
 }
 
 async fn pull(
@@ -233,6 +247,27 @@ mod tests {
         assert_eq!(parse("127.0.0.1:5000/shop:1.0"), owned("127.0.0.1:5000/shop", "1.0", None));
         assert_eq!(parse("a/b:1@sha256:ff"), owned("a/b", "1", Some("sha256:ff")));
         assert_eq!(Reference::parse("a/b:1@sha256:ff").wanted(), "a/b@sha256:ff");
+    }
+
+    #[test]
+    fn the_digest_of_a_registry_is_found_however_its_hub_is_named() {
+        let image = |repo_digest: &str| ImageInspect {
+            id: Some("sha256:id".to_owned()),
+            repo_digests: Some(vec!["ghcr.io/acme/web@sha256:no".to_owned(), repo_digest.to_owned()]),
+            ..Default::default()
+        };
+        for (reference, repo_digest) in [
+            ("docker.io/acme/web:1", "acme/web@sha256:ff"),
+            ("acme/web:1", "docker.io/acme/web@sha256:ff"),
+            ("index.docker.io/library/nginx", "nginx@sha256:ff"),
+            ("library/nginx", "docker.io/library/nginx@sha256:ff"),
+            ("127.0.0.1:5000/library/shop", "127.0.0.1:5000/library/shop@sha256:ff"),
+        ] {
+            let digest = digest_of(&image(repo_digest), &Reference::parse(reference));
+            assert_eq!(digest, "sha256:ff", "{reference}");
+        }
+        let other = digest_of(&image("127.0.0.1:5000/library/shop@sha256:ff"), &Reference::parse("shop"));
+        assert_eq!(other, "sha256:id");
     }
 
     #[test]
