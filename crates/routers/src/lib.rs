@@ -16,6 +16,8 @@ mod change;
 mod haproxy;
 mod hash;
 mod nginx;
+#[cfg(test)]
+mod place;
 
 pub use haproxy::{HaproxyConfig, HaproxyRouter};
 pub use nginx::{NginxConfig, NginxRouter};

@@ -35,6 +35,8 @@ const ANSWERS: u32 = 3;
 const BLIND_ANSWERS: u32 = 20;
 /// How long one answer of the status server may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+/// How long the status server may miss answers before it is believed that nobody is there.
+const MISSED_FOR: Duration = Duration::from_secs(3);
 /// How often a write begins anew because somebody else was first.
 const ATTEMPTS: u32 = 5;
 
@@ -101,6 +103,18 @@ impl NginxRouter {
         }
     }
 
+    /// The same for a file that has routes, and so a server that should answer: one answer that was missed says nothing.
+    async fn status_again(&self, call: Call<'_>, address: &str) -> Result<Option<Status>, Fault> {
+        let until = Instant::now() + MISSED_FOR.min(call.deadline.mul_f32(0.3));
+        loop {
+            let status = self.status(call, address).await?;
+            if status.is_some() || Instant::now() >= until {
+                return Ok(status);
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
     /// Every nginx worker of the place; empty where none can be seen.
     async fn processes(&self, call: Call<'_>) -> Result<Vec<Seen>, Fault> {
         let argv = ["sh", "-c", processes::LIST].map(str::to_owned);
@@ -108,11 +122,32 @@ impl NginxRouter {
         Ok(processes::parse(&ran.stdout))
     }
 
-    /// The workers of our nginx, as far as they can be seen.
-    async fn workers(&self, call: Call<'_>, address: &str) -> Result<Vec<Worker>, Fault> {
-        let Some(status) = self.status(call, address).await? else { return Ok(Vec::new()) };
-        let seen = self.processes(call).await?;
-        let all = processes::siblings(&seen, status.pid).unwrap_or_default();
+    /// The workers of our nginx, as far as they can be seen: what a drain has to wait for.
+    async fn workers(&self, call: Call<'_>, include: &Include) -> Result<Vec<Worker>, Fault> {
+        let status = match include.routes.is_empty() {
+            true => self.status(call, &include.status).await?,
+            false => self.status_again(call, &include.status).await?,
+        };
+        let all = match status {
+            Some(status) => processes::siblings(&self.processes(call).await?, status.pid).unwrap_or_default(),
+            None if include.routes.is_empty() => Vec::new(),
+            // It does not say which one it is. If there is only one, that is it; if there is none, nothing is in flight.
+            None => processes::only(&self.processes(call).await?).ok_or_else(|| {
+                Fault::new(
+                    "router-unreachable",
+                    format!(
+                        "nobody answers on {} as the status server of {}, so the workers that serve its routes are not known",
+                        include.status,
+                        self.name()
+                    ),
+                )
+                .help(format!(
+                    "see whether nginx runs and includes {0}; if it does not, remove {0}, and cdpipe writes it anew",
+                    self.config.config
+                ))
+                .transient()
+            })?,
+        };
         Ok(all.into_iter().map(|seen| seen.worker).collect())
     }
 
@@ -189,7 +224,7 @@ impl NginxRouter {
             next.status.clone_from(&self.config.status);
             next.put(table, call.epoch);
             if !in_force {
-                next.replaced = self.workers(call, &found.include.status).await?;
+                next.replaced = self.workers(call, &found.include).await?;
             }
             let text = next.text()?;
             if !self.change(call, &found.mark, &text, !in_force).await? {
@@ -251,9 +286,10 @@ impl NginxRouter {
         not_routed(table, release, instances, &self.name())?;
         let until = Instant::now() + drain;
         // Without a look at the processes there is nothing but time to go by.
-        let blind = match self.status(call, &include.status).await? {
+        let blind = match self.status_again(call, &include.status).await? {
             Some(status) => processes::siblings(&self.processes(call).await?, status.pid).is_none(),
-            None => false,
+            // When it was written there was a look, or there was none.
+            None => include.replaced.is_empty(),
         };
         loop {
             let old = if blind {

@@ -56,6 +56,12 @@ pub(crate) fn siblings(seen: &[Seen], pid: u32) -> Option<Vec<Seen>> {
     Some(seen.iter().filter(|seen| seen.parent == master).copied().collect())
 }
 
+/// The workers of the one nginx that there is; `None` if there are several, of which nobody says which is meant.
+pub(crate) fn only(seen: &[Seen]) -> Option<Vec<Seen>> {
+    let master = seen.first().map(|seen| seen.parent);
+    seen.iter().all(|seen| Some(seen.parent) == master).then(|| seen.to_vec())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

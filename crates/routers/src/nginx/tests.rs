@@ -1,11 +1,18 @@
 //! Tables to nginx's words and back.
 
 use super::include::{Include, variable};
+use super::processes::{LIST, Worker};
+use super::{NginxConfig, NginxRouter};
 use crate::bounds::may_change;
+use crate::place::{Place, call};
 use cdpipe_model::id::{InstanceId, ReleaseId, ServiceName};
 use cdpipe_model::observe::{Member, Role, RouteEntry, RouteRule, RouteTable};
+use cdpipe_model::ports::Router as _;
 use cdpipe_model::service::Route;
 use cdpipe_model::strategy::{RouteMatch, Sticky};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 fn table(service: &str, listen: Option<&str>, weights: &[u32]) -> RouteTable {
     let entry = |(n, weight_bp): (usize, &u32)| RouteEntry {
@@ -116,4 +123,78 @@ fn an_older_owner_and_somebody_elses_table_are_refused() {
     assert_eq!(kind(None, Some(&old), 7), Err("moved".to_owned()));
     assert_eq!(kind(Some((&new, 6)), Some(&old), 7), Ok(()), "done already");
     assert_eq!(kind(None, None, 7), Ok(()));
+}
+
+const FILE: &str = "shop.conf";
+/// One nginx with one worker, and another one.
+const ONE: &str = "quitting\n70 (nginx) S 60 60 60 0 -1 4194624 100 0 0 0 1 2 0 0 20 0 1 0 5555 1 2 3\n";
+const OTHER: &str = "80 (nginx) S 61 61 61 0 -1 4194624 100 0 0 0 1 2 0 0 20 0 1 0 7777 1 2 3\n";
+const WORKER: Worker = Worker { pid: 70, start: 5555 };
+
+/// An nginx that does what its file says at once, with these processes. Its status server misses so many answers first.
+fn nginx(misses: u32, processes: String) -> (Arc<Place>, NginxRouter) {
+    let missed = AtomicU32::new(0);
+    let place = Place::new(
+        move |folder, _| {
+            if missed.fetch_add(1, Ordering::Relaxed) < misses {
+                return None;
+            }
+            let text = std::fs::read_to_string(folder.join(FILE)).ok()?;
+            let generation = text.split("return 200 \"cdpipe ").nth(1)?.split(' ').next()?;
+            Some(format!("HTTP/1.0 200 OK\r\n\r\ncdpipe {generation} 70\n"))
+        },
+        move |argv| (argv.get(2).map(String::as_str) == Some(LIST)).then(|| processes.clone()),
+    );
+    let config = NginxConfig {
+        config: place.path(FILE),
+        status: "127.0.0.1:8899".to_owned(),
+        test: vec!["true".to_owned()],
+        reload: vec!["true".to_owned()],
+        settle: Duration::from_millis(200),
+    };
+    let router = NginxRouter::new(config, place.clone());
+    (place, router)
+}
+
+#[tokio::test]
+async fn an_answer_that_was_missed_does_not_let_the_workers_of_before_be_forgotten() {
+    let (place, router) = nginx(1, ONE.to_owned());
+    let (old, new) = (table("web", None, &[10_000]), table("web", None, &[5_000, 5_000]));
+    std::fs::write(place.path(FILE), written(std::slice::from_ref(&old))).expect("a file");
+    router.apply(call(1, Duration::from_secs(3)), &new, Some(&old)).await.expect("is taken");
+    let include = read(&std::fs::read_to_string(place.path(FILE)).expect("a file")).expect("our own");
+    assert_eq!(include.replaced, [WORKER]);
+}
+
+#[tokio::test]
+async fn workers_that_nobody_names_are_those_of_the_only_nginx_or_nothing_is_changed() {
+    let (old, new) = (table("web", None, &[10_000]), table("web", None, &[5_000, 5_000]));
+    for (processes, kind) in [(ONE.to_owned(), "not-taken"), (format!("{ONE}{OTHER}"), "router-unreachable")]
+    {
+        let (place, router) = nginx(u32::MAX, processes);
+        let before = written(std::slice::from_ref(&old));
+        std::fs::write(place.path(FILE), &before).expect("a file");
+        let fault = router.apply(call(1, Duration::from_secs(1)), &new, Some(&old)).await.expect_err(kind);
+        assert_eq!(fault.kind, kind, "{fault}");
+        assert_eq!(fault.transient, kind == "router-unreachable");
+        assert_eq!(std::fs::read_to_string(place.path(FILE)).expect("a file"), before);
+    }
+}
+
+#[tokio::test]
+async fn a_drain_is_not_over_because_the_status_server_does_not_answer() {
+    let drain = Duration::from_millis(300);
+    let release = ReleaseId("gone".to_owned());
+    for (replaced, processes) in [(vec![WORKER], ONE), (Vec::new(), "quitting\n")] {
+        let (place, router) = nginx(u32::MAX, processes.to_owned());
+        let table = table("web", None, &[10_000]);
+        let mut include = Include::new("127.0.0.1:8899");
+        include.put(&table, 1);
+        include.replaced = replaced;
+        std::fs::write(place.path(FILE), include.text().expect("a text")).expect("a file");
+        let begun = Instant::now();
+        let call = call(1, Duration::from_secs(2));
+        router.await_drained(call, &table.route, &release, &[], drain).await.expect("ends");
+        assert!(begun.elapsed() >= drain, "{:?}", begun.elapsed());
+    }
 }
