@@ -10,7 +10,7 @@ mod processes;
 mod tests;
 
 use crate::bounds::{bounded, may_change, moved, not_routed, within};
-use crate::change::Change;
+use crate::change::{Change, take_back};
 use cdpipe_model::event::Stream;
 use cdpipe_model::fault::Fault;
 use cdpipe_model::id::ReleaseId;
@@ -250,13 +250,14 @@ impl NginxRouter {
             sleep(LOOK_EVERY).await;
         }
         let mark = text.lines().nth(1).unwrap_or_default();
-        let back = match &before.text {
-            Some(old) => self.change(call, mark, old, true).await.map(|_| ()),
-            None => self.transport.remove(call, &self.config.config).await,
-        };
         let path = &self.config.config;
+        let back = match &before.text {
+            Some(old) => self.change(call, mark, old, true).await,
+            None => take_back(call, &*self.transport, path, mark).await,
+        };
         let went = match back {
-            Ok(()) => format!("{path} is as it was"),
+            Ok(true) => format!("{path} is as it was"),
+            Ok(false) => format!("{path} was changed by somebody else meanwhile and stays so"),
             Err(fault) => format!("{path} could not be put back ({fault})"),
         };
         Err(Fault::new(
