@@ -9,6 +9,8 @@
 
 mod numbers;
 mod runtime;
+#[cfg(test)]
+mod tests;
 mod weights;
 
 use crate::bounds::{bounded, may_change, moved, not_routed, same_route};
@@ -34,6 +36,8 @@ use tokio::time::{Instant, sleep};
 const SLOT: &str = "cdpipe";
 /// How often a wait looks.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// An HAProxy that does not answer for so long is gone.
+const GONE_AFTER: Duration = Duration::from_secs(5);
 /// Commands of one exchange: well within HAProxy's buffer for a line.
 const COMMANDS: usize = 40;
 const TITLE: &str = "# Whose the slots of HAProxy's backend are. Written by cdpipe at each deploy.";
@@ -401,13 +405,24 @@ impl HaproxyRouter {
         };
         let slots: Vec<&Slot> = book.slots.iter().filter(theirs).collect();
         let until = Instant::now() + drain;
+        let mut silent_since = None;
         loop {
             let counted = match self.counted(call, route).await {
                 Ok(counted) => counted,
-                // An HAProxy that is gone has nothing in flight.
-                Err(fault) if fault.kind == "router-unreachable" => return Ok(()),
+                // One that is being reloaded misses an answer; one that is gone has nothing in flight.
+                Err(fault) if fault.kind == "router-unreachable" => {
+                    let now = Instant::now();
+                    let since = *silent_since.get_or_insert(now);
+                    if now >= until || now.saturating_duration_since(since) >= GONE_AFTER {
+                        return Ok(());
+                    }
+                    call.sink.progress(&format!("draining release {release}: HAProxy does not answer now"));
+                    sleep(LOOK_EVERY).await;
+                    continue;
+                }
                 Err(fault) => return Err(fault),
             };
+            silent_since = None;
             let in_flight =
                 |slot: &&&Slot| counted.get(&slot.name).is_some_and(|counted| counted.in_flight > 0);
             let busy: Vec<&&Slot> = slots.iter().filter(in_flight).collect();
