@@ -226,6 +226,20 @@ fn without_haproxys_socket_the_error_says_so_and_a_later_deploy_works() {
 }
 
 #[test]
+fn the_same_release_is_deployed_again_after_a_restart_of_haproxy() {
+    if !there("the_same_release_is_deployed_again", Router::Haproxy) {
+        return;
+    }
+    let mut edge = Edge::with(Router::Haproxy, BLUE_GREEN, "20s").unwrap();
+    ended(&edge, &edge.shop.deploy("v1", "").unwrap(), 0, &[]);
+    edge.kill();
+    edge.start().unwrap();
+    assert_eq!(edge.shop.ask().unwrap().status, 503, "it has forgotten its slots");
+    ended(&edge, &edge.shop.deploy("v1", "").unwrap(), 0, &[]);
+    serves(&edge, "v1");
+}
+
+#[test]
 fn a_run_that_is_killed_between_writing_and_reloading_is_gone_on_with() {
     if !there("a_run_that_is_killed", Router::Nginx) {
         return;

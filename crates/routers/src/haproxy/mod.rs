@@ -318,6 +318,10 @@ impl HaproxyRouter {
         let live = self.live(call, route).await?;
         let book = &found.book;
         let current = book.pending.as_ref().filter(|pending| *pending == table).or(book.table.as_ref());
+        // Of one that has forgotten, nobody could see what the book says.
+        let now = in_force(book, &live);
+        let unseen = forgotten(book, &live) && (seen.is_none() || seen == now.as_ref());
+        let seen = if unseen { book.table.as_ref() } else { seen };
         may_change(current.map(|current| (current, book.epoch)), table, seen, call.epoch, &self.path(route))?;
         if current.is_none() && book.epoch > call.epoch {
             return Err(Fault::new("stale-epoch", format!("a newer owner has written {}", self.path(route))));
@@ -455,6 +459,23 @@ impl HaproxyRouter {
     }
 }
 
+/// Whether HAProxy has forgotten what it was told, as one that was restarted has: the book says that instances serve, and no slot is in
+/// use. No change passes through that, for slots are put in use before others are taken out.
+fn forgotten(book: &Book, live: &[Live]) -> bool {
+    let served = book.table.iter().flat_map(|table| &table.entries).any(|entry| !entry.members.is_empty());
+    served && live.iter().all(|live| !live.in_use)
+}
+
+/// The table that is in force. Of one that HAProxy has forgotten that is who should serve, and none of their instances: so a deploy of the
+/// same release has something to do, and of several that run it is still known which one serves.
+fn in_force(book: &Book, live: &[Live]) -> Option<RouteTable> {
+    let mut table = book.table.clone();
+    if forgotten(book, live) {
+        table.iter_mut().flat_map(|table| &mut table.entries).for_each(|entry| entry.members.clear());
+    }
+    table
+}
+
 /// What HAProxy does otherwise than the book says; `None` if it does the same.
 fn differs(book: &Book, live: &[Live]) -> Option<String> {
     let of = |live: &Live| book.slots.iter().find(|slot| slot.name == live.name && !slot.left);
@@ -480,7 +501,7 @@ impl Router for HaproxyRouter {
                 let book = self.found(call, route).await?.book;
                 let live = self.live(call, route).await?;
                 self.unmoved(&book, &live, route)?;
-                Ok(book.table)
+                Ok(in_force(&book, &live))
             })
             .await
         })

@@ -136,6 +136,29 @@ fn table(release: &str, members: usize) -> RouteTable {
 }
 
 #[tokio::test]
+async fn one_that_was_restarted_serves_nobody_and_is_told_again_by_the_next_deploy() {
+    let haproxy = Haproxy::new();
+    let call = call(1, Duration::from_secs(20));
+    let (v1, v2) = (table("v1", 2), table("v2", 2));
+    haproxy.serve(&v1, None).await;
+    assert_eq!(haproxy.router.observe(call, &v1.route).await.expect("is seen"), Some(v1.clone()));
+    // The same release again, and another one; who saw the route before or after the restart.
+    for (next, before) in [(&v1, &v1), (&v2, &v1)] {
+        for with_members in [true, false] {
+            haproxy.memory().forget();
+            let seen = haproxy.router.observe(call, &v1.route).await.expect("is seen").expect("a table");
+            assert_eq!(seen, table(seen.entries[0].release.as_str(), 0), "its release serves, by nobody");
+            haproxy.serve(next, Some(if with_members { before } else { &seen })).await;
+            assert_eq!(haproxy.serving(), 2);
+            haproxy.serve(before, Some(next)).await;
+        }
+    }
+    haproxy.memory().forget();
+    let fault = haproxy.router.apply(call, &v2, Some(&table("v0", 2))).await.expect_err("was not there");
+    assert_eq!(fault.kind, "moved");
+}
+
+#[tokio::test]
 async fn a_drain_goes_on_after_a_moment_without_answers_and_ends_when_it_is_gone() {
     let haproxy = Haproxy::new();
     let (v1, v2) = (table("v1", 1), table("v2", 1));
