@@ -530,9 +530,10 @@ impl Router for HaproxyRouter {
                         )));
                     }
                     let live = self.live(call, &table.route).await?;
-                    if live.iter().all(|live| !live.in_use) && !table.entries.is_empty() {
-                        // It was restarted since, and has forgotten.
+                    if forgotten(&book, &live) {
+                        // It was restarted since.
                         self.tell(call, &table.route, &book.slots).await?;
+                        sleep(LOOK_EVERY).await;
                         continue;
                     }
                     self.unmoved(&book, &live, &table.route)?;

@@ -159,6 +159,15 @@ async fn one_that_was_restarted_serves_nobody_and_is_told_again_by_the_next_depl
 }
 
 #[tokio::test]
+async fn a_route_of_no_instances_is_in_force_at_once() {
+    let haproxy = Haproxy::new();
+    let none = table("v1", 0);
+    haproxy.serve(&none, None).await;
+    assert_eq!(haproxy.memory().told, 0, "there is nothing to tell");
+    assert_eq!(haproxy.serving(), 0);
+}
+
+#[tokio::test]
 async fn a_drain_goes_on_after_a_moment_without_answers_and_ends_when_it_is_gone() {
     let haproxy = Haproxy::new();
     let (v1, v2) = (table("v1", 1), table("v2", 1));
