@@ -213,20 +213,19 @@ fn explain(reference: &str, known: bool, fault: Fault) -> Fault {
         };
         return found.help(help);
     }
-    if has(&[
-        "connection refused",
-        "no such host",
-        "i/o timeout",
-        "timeout",
-        "connection reset",
-        "eof",
-        "tls",
-    ]) {
+    if is_unreachable(said) {
         return found
             .help(format!("see whether the registry {registry} is up and can be reached from the engine"))
             .transient();
     }
     found.help("check name and tag; push the image before it is deployed")
+}
+
+/// Whether an engine says so that it could not speak with a registry.
+pub(crate) fn is_unreachable(said: &str) -> bool {
+    let said = said.to_ascii_lowercase();
+    let words = ["connection refused", "no such host", "timeout", "connection reset", "eof", "tls"];
+    words.iter().any(|word| said.contains(word))
 }
 
 #[cfg(test)]

@@ -4,11 +4,12 @@
 //! base, and what the pipeline says goes over it.
 
 use super::{At, Swarm};
+use crate::images::{Reference, is_unreachable, registry_digest};
 use crate::labels;
 use bollard::auth::DockerCredentials;
 use bollard::models::{
     EndpointPortConfig, EndpointPortConfigProtocolEnum, EndpointPortConfigPublishModeEnum, EndpointSpec,
-    EndpointSpecModeEnum, HealthConfig, Limit, Mount, MountType, NetworkAttachmentConfig, ResourceObject,
+    EndpointSpecModeEnum, HealthConfig, ImageInspect, Limit, Mount, MountType, NetworkAttachmentConfig, ResourceObject,
     ServiceSpec, ServiceSpecMode, ServiceSpecModeReplicated, ServiceSpecRollbackConfig,
     ServiceSpecRollbackConfigFailureActionEnum, ServiceSpecRollbackConfigOrderEnum, ServiceSpecUpdateConfig,
     ServiceSpecUpdateConfigFailureActionEnum, ServiceSpecUpdateConfigOrderEnum, TaskSpecContainerSpec,
@@ -99,12 +100,29 @@ impl At<'_> {
                 Err(fault) => fault,
             };
         let here = self.session.api.inspect_image(reference);
-        match self.session.ask_for("inspect an image", here).await?.and_then(|image| image.id) {
+        let here = self.session.ask_for("inspect an image", here).await?;
+        if let Some(image) = &here
+            && let Some(digest) = registry_digest(image, &Reference::parse(reference))
+        {
+            // The same release as if the registry had answered, and any node that can reach it has the image.
+            self.session.call.sink.progress(&format!(
+                "the image {reference} is the one that this engine has from its registry: {}",
+                self.swarm.masker.mask(&refused.message)
+            ));
+            return Ok(digest);
+        }
+        match here.and_then(|image| image.id) {
+            // Built here and pushed nowhere.
             Some(id) => Ok(id),
             None if refused.transient => Err(refused),
-            None => Err(Fault::new("artifact-missing", format!("there is no image {reference}"))
-                .details([self.swarm.masker.mask(&refused.message).into_owned()])
-                .help("push it, or mend its name; nothing was changed")),
+            None => {
+                let fault = Fault::new("artifact-missing", format!("there is no image {reference}"))
+                    .details([self.swarm.masker.mask(&refused.message).into_owned()]);
+                Err(match is_unreachable(&refused.message) {
+                    true => fault.help("see whether its registry is up and can be reached from the engine").transient(),
+                    false => fault.help("push it, or mend its name; nothing was changed"),
+                })
+            }
         }
     }
 
@@ -120,7 +138,7 @@ impl At<'_> {
             return Ok(reference.to_owned());
         }
         let here = self.session.ask_for("inspect an image", self.session.api.inspect_image(digest)).await?;
-        if here.is_some_and(|image| image.id.as_deref() == Some(digest)) {
+        if here.is_some_and(|image| is_only_here(&image, reference, digest)) {
             return Ok(digest.to_owned());
         }
         Ok(format!("{}@{digest}", without_tag(reference)))
@@ -318,6 +336,12 @@ impl At<'_> {
         }
         Ok(container)
     }
+}
+
+/// Whether an image is named by its id because no registry has it: with some stores of images the id is the registry's digest as well.
+fn is_only_here(image: &ImageInspect, reference: &str, digest: &str) -> bool {
+    image.id.as_deref() == Some(digest)
+        && registry_digest(image, &Reference::parse(reference)).as_deref() != Some(digest)
 }
 
 /// `SOURCE:PATH` or `SOURCE:PATH:ro`; the source is a volume or an absolute path.
@@ -522,5 +546,24 @@ fn list(spec: &ReleaseSpec, name: &str) -> Option<Vec<String>> {
     match spec.extra.get(name) {
         Some(Value::List(values)) => Some(values.iter().map(Value::to_string).collect()),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_of_a_registry_is_named_by_its_repository_also_where_its_id_is_its_digest() {
+        let image = |repo_digests: &[&str]| ImageInspect {
+            id: Some("sha256:ff".to_owned()),
+            repo_digests: Some(repo_digests.iter().map(|text| (*text).to_owned()).collect()),
+            ..Default::default()
+        };
+        let pushed = image(&["ghcr.io/acme/web@sha256:ff"]);
+        assert!(!is_only_here(&pushed, "ghcr.io/acme/web:1", "sha256:ff"));
+        assert!(is_only_here(&pushed, "acme/web:1", "sha256:ff"), "another registry has it");
+        assert!(is_only_here(&image(&[]), "web:1", "sha256:ff"), "built here");
+        assert!(!is_only_here(&image(&[]), "web:1", "sha256:00"));
     }
 }
