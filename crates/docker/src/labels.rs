@@ -23,3 +23,9 @@ pub const OUTPUTS: &str = "cdpipe.outputs";
 pub fn run_of(effect: &str) -> &str {
     effect.rsplit_once('/').map_or(effect, |(run, _)| run)
 }
+
+/// FNV-1a: tells whether something is the same as before.
+pub(crate) fn fnv(text: &str) -> u64 {
+    text.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}

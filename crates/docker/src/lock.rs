@@ -1,7 +1,7 @@
 //! The lock of a service as a lease on the engine.
 //!
 //! An engine has no object that can be compared and swapped, but making a volume of a name is atomic, and answers the one that is there
-//! if there is one. So a lock is a row of empty volumes, `cdpipe-lock-KEY-1`, `-2`, …: each is one state of the lock (held by whom until
+//! if there is one. So a lock is a row of empty volumes, `cdpipe-lock-KEY-HASH-1`, `-2`, …: each is one state of the lock (held by whom until
 //! when, or free), the one with the highest number is the state now, and whoever makes the next one has changed it. Older ones are
 //! removed. The epoch travels in them and never falls.
 //!
@@ -9,6 +9,7 @@
 //! for as long again. Clocks of machines that deploy the same service must agree to within a few seconds.
 
 use crate::client::Session;
+use crate::labels::fnv;
 use bollard::models::VolumeCreateRequest;
 use bollard::query_parameters::{ListVolumesOptions, RemoveVolumeOptions};
 use cdpipe_model::Fault;
@@ -38,6 +39,8 @@ struct State {
 
 struct Numbered {
     number: u64,
+    /// Of its volume. Those that an older cdpipe has made have another one than ours.
+    volume: String,
     state: State,
 }
 
@@ -137,15 +140,14 @@ async fn append(
     let after = states(session, key).await?;
     let newest = after.last().map_or(0, |last| last.number);
     for old in after.iter().filter(|old| old.number < newest) {
-        remove(session, key, old.number).await?;
+        remove(session, &old.volume).await?;
     }
     Ok(newest == number)
 }
 
-async fn remove(session: &Session<'_>, key: &LockKey, number: u64) -> Result<(), Fault> {
-    let name = name(key, number);
+async fn remove(session: &Session<'_>, name: &str) -> Result<(), Fault> {
     session
-        .ask_for("remove the volume of a lock", session.api.remove_volume(&name, None::<RemoveVolumeOptions>))
+        .ask_for("remove the volume of a lock", session.api.remove_volume(name, None::<RemoveVolumeOptions>))
         .await
         .map(drop)
 }
@@ -162,7 +164,7 @@ async fn states(session: &Session<'_>, key: &LockKey) -> Result<Vec<Numbered>, F
         .filter_map(|volume| {
             let number = volume.name.rsplit_once('-')?.1.parse().ok()?;
             let state = serde_json::from_str(volume.labels.get(LABEL_STATE)?).ok()?;
-            Some(Numbered { number, state })
+            Some(Numbered { number, volume: volume.name, state })
         })
         .collect();
     found.sort_by_key(|numbered| numbered.number);
@@ -210,12 +212,14 @@ fn id(key: &LockKey) -> String {
     }
 }
 
+/// The hash tells keys apart that differ only in what a volume's name can't have: `prod/eu-web` and `prod-eu/web`.
 fn name(key: &LockKey, number: u64) -> String {
-    let key: String = id(key)
+    let id = id(key);
+    let plain: String = id
         .chars()
         .map(|letter| if letter.is_ascii_alphanumeric() || letter == '_' { letter } else { '.' })
         .collect();
-    format!("cdpipe-lock-{key}-{number}")
+    format!("cdpipe-lock-{plain}-{:012x}-{number}", fnv(&id) >> 16)
 }
 
 fn nonce(attempt: usize) -> String {
@@ -229,4 +233,23 @@ pub(crate) fn now_ms() -> u64 {
 
 pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_locks_have_one_name() {
+        let service = |environment: &str, service: &str| LockKey::Service {
+            environment: environment.into(),
+            service: service.into(),
+        };
+        let named = |name: &str| LockKey::Named(name.to_owned());
+        let keys = [service("prod", "eu-web"), service("prod-eu", "web"), named("prod.eu.web")];
+        let names: std::collections::BTreeSet<String> = keys.iter().map(|key| name(key, 1)).collect();
+        assert_eq!(names.len(), keys.len(), "{names:?}");
+        assert!(names.iter().all(|name| name.starts_with("cdpipe-lock-prod.eu.web-") && name.ends_with("-1")));
+        assert_eq!(name(&keys[0], 1), name(&keys[0], 1));
+    }
 }

@@ -122,5 +122,5 @@ fn name(key: &LockKey) -> String {
         .map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' })
         .take(38)
         .collect();
-    format!("cdpipe-lock-{:012x}-{plain}", super::spec::fnv(&text) >> 16)
+    format!("cdpipe-lock-{:012x}-{plain}", crate::labels::fnv(&text) >> 16)
 }

@@ -375,17 +375,11 @@ pub(super) fn nanos(ms: u64) -> i64 {
     i64::try_from(ms.saturating_mul(NANOS_PER_MS)).unwrap_or(i64::MAX)
 }
 
-/// FNV-1a: tells whether something is the same as before.
-pub(super) fn fnv(text: &str) -> u64 {
-    text.bytes()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
-}
-
 /// The fence of a service: its specification, whatever the Swarm notes about its state beside it.
 pub(super) fn fence(spec: Option<&ServiceSpec>) -> u64 {
     // Maps of the API have no order; JSON values do.
     let value = spec.and_then(|spec| serde_json::to_value(spec).ok());
-    fnv(&value.map(|value| value.to_string()).unwrap_or_default())
+    labels::fnv(&value.map(|value| value.to_string()).unwrap_or_default())
 }
 
 /// `host:5000/shop:1.0` is `host:5000/shop`.
