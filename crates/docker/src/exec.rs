@@ -87,7 +87,7 @@ async fn wait<'a>(engine: &Engine, left: &impl Fn() -> Call<'a>, id: &str) -> Re
             return Ok(code);
         }
         if call.deadline.is_zero() {
-            return Err(Fault::new("timed-out", "the command still runs, and the time for it is over"));
+            return Err(still_runs());
         }
         tokio::select! {
             () = call.cancel.cancelled() => return Err(cancelled()),
@@ -128,10 +128,11 @@ async fn listen(
         }
         let _ = input.shutdown().await;
     };
+    let late = |fault| late(fault, session.left());
     let read = async {
         loop {
             let next = async { Ok(stream.next().await) };
-            match session.ask_within("run a command in a container", session.left(), next).await? {
+            match session.ask_within("run a command in a container", session.left(), next).await.map_err(late)? {
                 None => return Ok(()),
                 Some(Ok(said)) => {
                     let (stream, bytes) = piece(said);
@@ -143,6 +144,15 @@ async fn listen(
     };
     let ((), heard) = tokio::join!(feed, read);
     heard
+}
+
+/// A command that says nothing until its time is over is slow; the engine does not hang.
+fn late(fault: Fault, left: Duration) -> Fault {
+    if fault.kind == "engine-hangs" && left.is_zero() { still_runs() } else { fault }
+}
+
+fn still_runs() -> Fault {
+    Fault::new("timed-out", "the command still runs, and the time for it is over")
 }
 
 /// What the engine says of a command.
@@ -210,5 +220,19 @@ impl Lines {
                 each(stream, &String::from_utf8_lossy(&rest));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_without_time_left_is_late_and_the_engine_does_not_hang() {
+        let hangs = || Fault::new("engine-hangs", "no answer").transient();
+        let over = late(hangs(), Duration::ZERO);
+        assert_eq!((over.kind.as_str(), over.transient), ("timed-out", false));
+        assert_eq!(late(hangs(), Duration::from_secs(1)).kind, "engine-hangs");
+        assert_eq!(late(Fault::new("engine-lost", "gone"), Duration::ZERO).kind, "engine-lost");
     }
 }
