@@ -10,7 +10,7 @@ use super::steps::{running, trouble};
 use super::{At, Swarm};
 use crate::labels;
 use bollard::models::{Service, ServiceUpdateStatusStateEnum as State};
-use cdpipe_model::Fault;
+use cdpipe_model::{Fault, ReleaseId};
 use cdpipe_model::observe::Instance;
 use cdpipe_model::release::ReleaseSpec;
 use cdpipe_model::strategy::RollPolicy;
@@ -87,18 +87,18 @@ impl At<'_> {
                 )
                 .help("give one of the two another `name`"));
             }
+            let turned = begun_before && !policy.undo && is_turning_back(state(&service));
             if is_release(&service, &spec.id()) {
                 let resting = !matches!(state(&service), Some(State::PAUSED | State::ROLLBACK_PAUSED));
                 let ours = label(&service, labels::EFFECT) == effect;
                 if ours || (resting && wanted_of(&service) == count && policy.undo) {
                     return Ok(());
                 }
-            } else if begun_before && !policy.undo && is_turning_back(state(&service)) {
+            } else if turned {
                 // Written before a crash, and turned round by the Swarm meanwhile: what follows sees it.
                 return Ok(());
-            } else if let Some(fence) = fence
-                && fence_of(service.spec.as_ref()) != fence
-            {
+            }
+            if fence.is_some_and(|fence| !may_write(&service, &spec.id(), labels::run_of(&effect), fence)) {
                 return Err(moved(name, &changed_by(&service)));
             }
             if self.update(&service, wanted.clone()).await? {
@@ -250,6 +250,13 @@ impl At<'_> {
     }
 }
 
+/// Whether a service is as it was seen. One that this run has brought to the release since then has another fence by that, and its
+/// number of tasks is this run's to change.
+fn may_write(service: &Service, release: &ReleaseId, run: &str, fence: u64) -> bool {
+    fence_of(service.spec.as_ref()) == fence
+        || (is_release(service, release) && label(service, labels::RUN) == run)
+}
+
 fn said_of(service: &Service) -> String {
     let message = service.update_status.as_ref().and_then(|status| status.message.clone());
     message.unwrap_or_else(|| "more tasks failed than may".to_owned())
@@ -266,4 +273,36 @@ fn changed_by(service: &Service) -> String {
 fn moved(name: &str, what: &str) -> Fault {
     Fault::new("moved", format!("the Swarm service {name} is not as it was seen: somebody else {what}"))
         .help("see who changes it; then run again, and the deploy begins from what is there")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bollard::models::{ServiceSpec, ServiceSpecMode, ServiceSpecModeReplicated};
+    use std::collections::HashMap;
+
+    fn service(release: &str, run: &str, replicas: i64) -> Service {
+        let labels = [(labels::RELEASE, release), (labels::RUN, run)];
+        let labels: HashMap<String, String> =
+            labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let replicated = Some(ServiceSpecModeReplicated { replicas: Some(replicas) });
+        let spec = ServiceSpec {
+            labels: Some(labels),
+            mode: Some(ServiceSpecMode { replicated, ..Default::default() }),
+            ..Default::default()
+        };
+        Service { spec: Some(spec), ..Default::default() }
+    }
+
+    #[test]
+    fn what_somebody_else_did_is_seen_also_where_the_release_stays() {
+        let seen = service("r1", "before", 3);
+        let fence = fence_of(seen.spec.as_ref());
+        let may = |service: &Service| may_write(service, &ReleaseId::from("r1"), "now", fence);
+        assert!(may(&seen));
+        assert!(!may(&service("r1", "before", 5)), "scaled by hand");
+        assert!(!may(&service("r0", "before", 3)), "another release");
+        assert!(may(&service("r1", "now", 5)), "this run wrote it");
+        assert!(!may(&service("r0", "now", 3)), "this run wrote it, and it is no more what it wrote");
+    }
 }
