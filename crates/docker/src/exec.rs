@@ -132,7 +132,11 @@ async fn listen(
     let read = async {
         loop {
             let next = async { Ok(stream.next().await) };
-            match session.ask_within("run a command in a container", session.left(), next).await.map_err(late)? {
+            match session
+                .ask_within("run a command in a container", session.left(), next)
+                .await
+                .map_err(late)?
+            {
                 None => return Ok(()),
                 Some(Ok(said)) => {
                     let (stream, bytes) = piece(said);

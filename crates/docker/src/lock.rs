@@ -249,7 +249,9 @@ mod tests {
         let keys = [service("prod", "eu-web"), service("prod-eu", "web"), named("prod.eu.web")];
         let names: std::collections::BTreeSet<String> = keys.iter().map(|key| name(key, 1)).collect();
         assert_eq!(names.len(), keys.len(), "{names:?}");
-        assert!(names.iter().all(|name| name.starts_with("cdpipe-lock-prod.eu.web-") && name.ends_with("-1")));
+        assert!(
+            names.iter().all(|name| name.starts_with("cdpipe-lock-prod.eu.web-") && name.ends_with("-1"))
+        );
         assert_eq!(name(&keys[0], 1), name(&keys[0], 1));
     }
 }

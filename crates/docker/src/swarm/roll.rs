@@ -10,10 +10,10 @@ use super::steps::{running, trouble};
 use super::{At, Swarm};
 use crate::labels;
 use bollard::models::{Service, ServiceUpdateStatusStateEnum as State};
-use cdpipe_model::{Fault, ReleaseId};
 use cdpipe_model::observe::Instance;
 use cdpipe_model::release::ReleaseSpec;
 use cdpipe_model::strategy::RollPolicy;
+use cdpipe_model::{Fault, ReleaseId};
 use std::time::{Duration, Instant};
 
 /// Attempts while somebody else writes the service.

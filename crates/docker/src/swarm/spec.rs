@@ -9,8 +9,8 @@ use crate::labels;
 use bollard::auth::DockerCredentials;
 use bollard::models::{
     EndpointPortConfig, EndpointPortConfigProtocolEnum, EndpointPortConfigPublishModeEnum, EndpointSpec,
-    EndpointSpecModeEnum, HealthConfig, ImageInspect, Limit, Mount, MountType, NetworkAttachmentConfig, ResourceObject,
-    ServiceSpec, ServiceSpecMode, ServiceSpecModeReplicated, ServiceSpecRollbackConfig,
+    EndpointSpecModeEnum, HealthConfig, ImageInspect, Limit, Mount, MountType, NetworkAttachmentConfig,
+    ResourceObject, ServiceSpec, ServiceSpecMode, ServiceSpecModeReplicated, ServiceSpecRollbackConfig,
     ServiceSpecRollbackConfigFailureActionEnum, ServiceSpecRollbackConfigOrderEnum, ServiceSpecUpdateConfig,
     ServiceSpecUpdateConfigFailureActionEnum, ServiceSpecUpdateConfigOrderEnum, TaskSpecContainerSpec,
     TaskSpecContainerSpecConfigs, TaskSpecContainerSpecFile, TaskSpecContainerSpecFile1,
@@ -119,7 +119,9 @@ impl At<'_> {
                 let fault = Fault::new("artifact-missing", format!("there is no image {reference}"))
                     .details([self.swarm.masker.mask(&refused.message).into_owned()]);
                 Err(match is_unreachable(&refused.message) {
-                    true => fault.help("see whether its registry is up and can be reached from the engine").transient(),
+                    true => fault
+                        .help("see whether its registry is up and can be reached from the engine")
+                        .transient(),
                     false => fault.help("push it, or mend its name; nothing was changed"),
                 })
             }

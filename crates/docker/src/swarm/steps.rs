@@ -86,11 +86,12 @@ impl At<'_> {
     }
 
     /// Has a service so many tasks, everything else as it is, in the name of this effect.
-    pub(super) async fn scale(&self, name: &str, wanted: impl Fn(u32) -> u32) -> Result<(), Fault> {
+    pub(super) async fn scale(&self, name: &str, wanted: impl Fn(&Service) -> u32) -> Result<(), Fault> {
+        let effect = self.session.call.effect.as_str();
         for _ in 0..TRIES {
             let Some(service) = self.service(name).await? else { return Ok(()) };
             self.check_epoch(&service)?;
-            let count = wanted(wanted_of(&service));
+            let count = wanted(&service);
             if count == wanted_of(&service) {
                 return Ok(());
             }
@@ -98,8 +99,10 @@ impl At<'_> {
             if let Some(replicated) = spec.mode.as_mut().and_then(|mode| mode.replicated.as_mut()) {
                 replicated.replicas = Some(i64::from(count));
             }
-            let labels = spec.labels.get_or_insert_default();
-            labels.insert(EPOCH.to_owned(), self.session.call.epoch.to_string());
+            let said = spec.labels.get_or_insert_default();
+            said.insert(EPOCH.to_owned(), self.session.call.epoch.to_string());
+            said.insert(labels::RUN.to_owned(), labels::run_of(effect).to_owned());
+            said.insert(labels::EFFECT.to_owned(), effect.to_owned());
             if self.update(&service, spec).await? {
                 return Ok(());
             }
@@ -127,7 +130,7 @@ impl At<'_> {
         }
         let workload = seen.iter().find(|one| is_workload(&one.service) && is_release(&one.service, &id));
         if let Some(workload) = workload.filter(|_| extra.is_empty()) {
-            self.scale(name_of(&workload.service), |there| there.max(count)).await?;
+            self.scale(name_of(&workload.service), |there| wanted_of(there).max(count)).await?;
             return self.instances(spec).await;
         }
         let ours: Vec<&Seen> =
@@ -258,7 +261,8 @@ impl At<'_> {
                         .filter(|instance| instance.id.as_str().starts_with(&format!("{name}.")))
                         .count();
                     let fewer = u32::try_from(named).unwrap_or(u32::MAX);
-                    self.scale(name, |there| there.saturating_sub(fewer)).await?;
+                    let effect = self.session.call.effect.as_str();
+                    self.scale(name, |there| without(there, fewer, effect)).await?;
                 } else if (own || is_release(&one.service, &id)) && !others {
                     self.scale(name, |_| 0).await?;
                     self.gone(std::slice::from_ref(&name.to_owned()), spec).await?;
@@ -306,6 +310,13 @@ impl At<'_> {
     }
 }
 
+/// How many tasks a service has without so many of them. What this effect has written already is not done a second time: its answer was
+/// lost, or it is gone on with.
+fn without(service: &Service, fewer: u32, effect: &str) -> u32 {
+    let there = wanted_of(service);
+    if label(service, labels::EFFECT) == effect { there } else { there.saturating_sub(fewer) }
+}
+
 pub(super) fn running(seen: &[Seen], spec: &ReleaseSpec) -> usize {
     seen.iter().flat_map(|one| &one.tasks).filter(|task| is_running(task) && is_of(task, spec)).count()
 }
@@ -315,4 +326,27 @@ fn has_container(task: &Task) -> bool {
         state_of(task),
         Some(TaskState::RUNNING | TaskState::STARTING | TaskState::READY | TaskState::PREPARING)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bollard::models::{ServiceSpecMode, ServiceSpecModeReplicated};
+    use std::collections::HashMap;
+
+    #[test]
+    fn tasks_are_taken_away_once() {
+        let service = |effect: &str, replicas| {
+            let replicated = Some(ServiceSpecModeReplicated { replicas: Some(replicas) });
+            let spec = ServiceSpec {
+                labels: Some(HashMap::from([(labels::EFFECT.to_owned(), effect.to_owned())])),
+                mode: Some(ServiceSpecMode { replicated, ..Default::default() }),
+                ..Default::default()
+            };
+            Service { spec: Some(spec), ..Default::default() }
+        };
+        assert_eq!(without(&service("run/4", 5), 2, "run/7"), 3);
+        assert_eq!(without(&service("run/7", 3), 2, "run/7"), 3, "its answer was lost");
+        assert_eq!(without(&service("run/4", 1), 2, "run/7"), 0);
+    }
 }
