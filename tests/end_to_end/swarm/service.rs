@@ -1,6 +1,7 @@
 //! What a service says of its tasks, where their image comes from, and commands in containers of their own.
 
-use super::{ROLLING, assert_ended, shop};
+use super::{PATIENCE, ROLLING, assert_ended, shop};
+use cdpipe_tests::deployed::comes_true;
 use cdpipe_tests::lab;
 
 #[test]
@@ -38,6 +39,26 @@ fn settings_of_a_service_reach_its_tasks() {
     assert_ended(&ended, 0, &[]);
     assert_eq!(inspected, "on-failure json-file [node.role == manager] 50331648 SIGINT 0:0 shop");
     assert_ended(&without, 1, &["no secret `no-such-secret`", "docker secret create"]);
+}
+
+#[test]
+fn a_command_in_a_task_is_heard_and_may_be_late() {
+    let Some(shop) = shop("swarm-exec", ROLLING, false) else { return };
+    let place = &shop.deployed.place;
+    let text = std::fs::read_to_string(place.work().join("shop.cd")).unwrap();
+    let with = |verify: &str| {
+        let verify = format!("verify {{\n      {verify}\n    }}\n    watch every 500ms {{");
+        place.write("shop.cd", text.replace("watch every 500ms {", &verify)).unwrap();
+    };
+    with("exec \"echo it says told\"");
+    assert_ended(&shop.deploy("1.0"), 0, &["it says told"]);
+    with("exec \"echo oh no; exit 5\"");
+    assert_ended(&shop.deploy("1.1"), 3, &["oh no", "ended with 5"]);
+    with("exec \"echo begun; sleep 77\" { timeout = 2s }");
+    let late = shop.deploy("1.1");
+    assert_ended(&late, 3, &["begun", "timed out"]);
+    assert!(!format!("{}{}", late.stdout, late.stderr).contains("did not answer"), "{}", late.stdout);
+    assert!(comes_true(PATIENCE, || shop.running() == ["1.0"; 3]), "{:?}", shop.running());
 }
 
 #[test]

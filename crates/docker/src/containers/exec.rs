@@ -42,6 +42,17 @@ impl Containers {
             )
             .help("`cdpipe status` shows what runs"));
         }
+        self.exec_in_container(call, name, action).await
+    }
+
+    /// Runs it in a container that runs.
+    pub(crate) async fn exec_in_container(
+        &self,
+        call: Call<'_>,
+        name: &str,
+        action: &RunAction,
+    ) -> Result<BTreeMap<String, String>, Fault> {
+        let engine = &self.config.engine;
         let mark = file_name(call.effect.as_str());
         let (output, pid) = (format!("/tmp/cdpipe-output-{mark}"), format!("/tmp/cdpipe-pid-{mark}"));
         let mut env = vec![format!("CDPIPE_OUTPUT={output}"), format!("CDPIPE_PID_FILE={pid}")];

@@ -2,20 +2,18 @@
 
 use super::At;
 use super::seen::{Seen, is_live, is_workload, name_of};
-use crate::exec::{Command, Lines, piece, run_through};
+use crate::exec::{Lines, piece};
 use bollard::models::Task;
 use bollard::query_parameters::LogsOptionsBuilder;
 use cdpipe_model::action::RunAction;
 use cdpipe_model::observe::Instance;
-use cdpipe_model::ports::{Call, expose};
+use cdpipe_model::ports::Call;
 use cdpipe_model::release::ReleaseSpec;
 use cdpipe_model::{Fault, ServiceName};
 use futures_util::StreamExt;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Lines of output that a failure shows.
-const LAST_LINES: usize = 20;
 /// How long a log may take to be read.
 const LOG_WITHIN: Duration = Duration::from_secs(10);
 
@@ -65,64 +63,9 @@ impl At<'_> {
             )
             .help("name that node's engine as `endpoint`, or check over the network: `http \"/path\"`"));
         }
-        let file = format!("/tmp/cdpipe-{}", self.session.call.effect.to_string().replace('/', "-"));
-        let mut env = vec![format!("CDPIPE_OUTPUT={file}")];
-        for (key, value) in &run.env {
-            env.push(format!("{key}={}", expose(value, self.session.call.secrets).await?));
-        }
-        let (code, last) = self.run_in(&container, &run.script, env.clone(), run.dir.clone(), true).await?;
-        if code != 0 {
-            return Err(Fault::new(
-                "command-failed",
-                format!("the command in {} exited with {code}", instance.id),
-            )
-            .details(last));
-        }
-        let mut outputs = BTreeMap::new();
-        if !run.outputs.is_empty() {
-            let read = "cat \"$CDPIPE_OUTPUT\" 2>/dev/null; rm -f \"$CDPIPE_OUTPUT\"";
-            let (_, lines) = self.run_in(&container, read, env, None, false).await?;
-            for (key, value) in lines.iter().filter_map(|line| line.split_once('=')) {
-                if run.outputs.iter().any(|name| name == key) {
-                    outputs.insert(key.to_owned(), value.to_owned());
-                }
-            }
-        }
-        Ok(outputs)
-    }
-
-    async fn run_in(
-        &self,
-        container: &str,
-        script: &str,
-        env: Vec<String>,
-        dir: Option<String>,
-        told: bool,
-    ) -> Result<(i64, Vec<String>), Fault> {
-        let command = Command {
-            container,
-            argv: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
-            env,
-            dir,
-            stdin: None,
-        };
-        let (mut lines, mut last) = (Lines::default(), VecDeque::new());
-        let mut say = |stream, line: &str| {
-            let line = self.swarm.masker.mask(line).into_owned();
-            if told {
-                self.session.call.sink.output(stream, &line);
-            }
-            if last.len() == LAST_LINES {
-                last.pop_front();
-            }
-            last.push_back(line);
-        };
+        // A container like any other: its input, its outputs, and its end when it is cancelled are those of the target docker.
         let call = Call { deadline: self.session.left(), ..self.session.call };
-        let engine = &self.swarm.config.engine;
-        let code =
-            run_through(engine, call, &command, |stream, bytes| lines.feed(stream, bytes, &mut say)).await;
-        lines.finish(&mut say);
-        Ok((code?, last.into()))
+        self.swarm.steps().exec_in_container(call, &container, run).await
     }
 
     pub(super) async fn logs(
