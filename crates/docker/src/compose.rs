@@ -33,7 +33,9 @@ fn parse(text: &str, file: &str, service: &str) -> Result<ServiceSpec, Fault> {
         invalid(format!("there is no service `{service}`; there are {}", names.join(", ")))
     })?;
     let mut reader = Reader { unknown: Vec::new(), wrong: Vec::new() };
-    let spec = reader.service(found, &document);
+    let found: Map<String, Value> =
+        found.iter().map(|(key, value)| (key.clone(), reader.filled_in(key, value))).collect();
+    let spec = reader.service(&found, &document);
     if let Some(wrong) = reader.wrong.first() {
         return Err(invalid(format!("`services.{service}`: {wrong}")));
     }
@@ -93,6 +95,27 @@ impl Reader {
         task.insert("ContainerSpec".to_owned(), Value::Object(container));
         spec.insert("TaskTemplate".to_owned(), Value::Object(task));
         Value::Object(spec)
+    }
+
+    /// What a compose file says with `$$` for a dollar sign. A variable would be one of whoever deploys: the same file would be another
+    /// release on another machine.
+    fn filled_in(&mut self, of: &str, value: &Value) -> Value {
+        match value {
+            Value::String(text) if text.contains('$') => {
+                if text.replace("$$", "").contains('$') {
+                    self.wrong.push(format!(
+                        "`{of}` has a variable in `{text}`, and those of this machine are not taken: say it in the pipeline, or write `$$` for a dollar sign"
+                    ));
+                }
+                json!(text.replace("$$", "$"))
+            }
+            Value::Array(list) => list.iter().map(|value| self.filled_in(of, value)).collect(),
+            Value::Object(map) => {
+                let filled = map.iter().map(|(key, value)| (key.clone(), self.filled_in(key, value)));
+                Value::Object(filled.collect())
+            }
+            other => other.clone(),
+        }
     }
 
     fn deploy(&mut self, value: &Value, spec: &mut Map<String, Value>, task: &mut Map<String, Value>) {
@@ -349,7 +372,7 @@ impl Reader {
     fn words(&mut self, of: &str, value: &Value) -> Value {
         match value {
             Value::Array(_) => value.clone(),
-            Value::String(text) if text.contains(['"', '\'', '\\', '$']) => {
+            Value::String(text) if text.contains(['"', '\'', '\\']) => {
                 self.wrong.push(format!("`{of}` is a text with quotes: write it as a list"));
                 Value::Null
             }
@@ -530,5 +553,28 @@ networks:
         assert!(fault.message.ends_with("`deploy.mode`, `privileged`"), "{}", fault.message);
         let fault = parse(FILE, "compose.yml", "none").unwrap_err();
         assert_eq!(fault.message, "compose.yml: there is no service `none`; there are app, odd");
+    }
+
+    #[test]
+    fn a_variable_is_refused_and_two_dollar_signs_are_one() {
+        let of = |said: &str| {
+            let text = format!(
+                "services:\n  app:\n    image: shop:1.0\n    {said}\n  other: {{ image: \"x:${{TAG}}\" }}\n"
+            );
+            parse(&text, "compose.yml", "app")
+        };
+        let spec = of("environment: { COST: 5$$, BOTH: \"$$${X}\" }").unwrap_err();
+        assert!(spec.message.contains("`BOTH` has a variable in `$$${X}`"), "{}", spec.message);
+        for said in
+            ["environment: [\"A=${B}\"]", "environment: { A: $B }", "healthcheck: { test: [CMD, \"$B\"] }"]
+        {
+            let fault = of(said).unwrap_err();
+            assert_eq!(fault.kind, "compose-invalid", "{said}");
+            assert!(fault.message.contains("a variable"), "{}", fault.message);
+        }
+        let spec = of("environment: { COST: 5$$ }\n    healthcheck: { test: \"test $$HOME = /\" }").unwrap();
+        let container = spec.task_template.unwrap().container_spec.unwrap();
+        assert_eq!(container.env.unwrap(), ["COST=5$"]);
+        assert_eq!(container.health_check.unwrap().test.unwrap(), ["CMD-SHELL", "test $HOME = /"]);
     }
 }
