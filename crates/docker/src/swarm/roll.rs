@@ -45,7 +45,7 @@ impl At<'_> {
         policy: &RollPolicy,
         fence: Option<u64>,
     ) -> Result<Vec<Instance>, Fault> {
-        let begun_before = self.keep(spec).await?;
+        let begun_before = self.keep(spec, policy.undo).await?;
         self.write(spec, count, policy, fence, begun_before).await?;
         self.follow(spec, count, policy).await?;
         self.end_instances(spec).await?;

@@ -207,12 +207,13 @@ impl At<'_> {
                 format!("{}={environment}", labels::ENVIRONMENT),
             ])
             .await?;
-        kept.sort_by(|a, b| a.created_at.cmp(&b.created_at));
+        sort_by_use(&mut kept);
         Ok(kept)
     }
 
-    /// Keeps what a release is made from. Answers whether this very effect has been here before.
-    pub(super) async fn keep(&self, spec: &ReleaseSpec) -> Result<bool, Fault> {
+    /// Keeps what a release is made from, as the newest one unless it is only gone back to. Answers whether this very effect has been here
+    /// before.
+    pub(super) async fn keep(&self, spec: &ReleaseSpec, back: bool) -> Result<bool, Fault> {
         let name = kept_name(spec);
         let effect = self.session.call.effect.to_string();
         let labels = HashMap::from([
@@ -244,6 +245,9 @@ impl At<'_> {
                     if known.and_then(|known| known.get(labels::EFFECT)) == Some(&effect) {
                         return Ok(true);
                     }
+                    if back {
+                        return Ok(false);
+                    }
                     if self.relabel(&config, labels.clone()).await? {
                         return Ok(false);
                     }
@@ -257,7 +261,7 @@ impl At<'_> {
         self.delete_config(&kept_name(spec)).await
     }
 
-    /// Forgets the oldest releases of which nothing runs, but for the newest `retain`.
+    /// Forgets the releases of which nothing runs, the longest unused first, but for the newest `retain`.
     pub(super) async fn prune(&self, service: &ServiceName, retain: u32) -> Result<(), Fault> {
         let running: Vec<String> = {
             let seen = self.seen(service).await?;
@@ -314,6 +318,12 @@ impl At<'_> {
         found.sort_by(|a, b| a.0.cmp(&b.0));
         Ok(found.into_iter().map(|(_, instance)| instance).collect())
     }
+}
+
+/// The longest unused first: one that is brought in again is written again, and is not as old as its first time.
+fn sort_by_use(kept: &mut [Config]) {
+    let used = |config: &Config| config.updated_at.clone().or_else(|| config.created_at.clone());
+    kept.sort_by_key(used);
 }
 
 fn add(releases: &mut Vec<ObservedRelease>, spec: &ReleaseSpec) {
@@ -452,5 +462,27 @@ mod base64_of {
             }
             assert_eq!(super::encode(b"lock"), "bG9jaw==");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_release_that_was_brought_in_again_is_newer_than_those_after_its_first_time() {
+        let config = |id: &str, created: &str, updated: Option<&str>| Config {
+            id: Some(id.to_owned()),
+            created_at: Some(format!("2026-11-28T{created}:00Z")),
+            updated_at: updated.map(|at| format!("2026-11-28T{at}:00Z")),
+            ..Default::default()
+        };
+        let mut kept = [
+            config("v3", "12:00", None),
+            config("v1", "10:00", Some("13:00")),
+            config("v2", "11:00", Some("11:00")),
+        ];
+        sort_by_use(&mut kept);
+        assert_eq!(kept.map(|config| config.id.unwrap()), ["v2", "v3", "v1"]);
     }
 }

@@ -117,7 +117,7 @@ impl At<'_> {
         extra_env: &BTreeMap<String, Value>,
     ) -> Result<Vec<Instance>, Fault> {
         let id = spec.id();
-        self.keep(spec).await?;
+        self.keep(spec, false).await?;
         let extra = match extra_env.is_empty() {
             true => String::new(),
             false => serde_json::to_string(extra_env).map_err(|error| {
