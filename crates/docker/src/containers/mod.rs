@@ -263,7 +263,7 @@ impl Target for Containers {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::path::Path;
 
@@ -280,7 +280,7 @@ mod tests {
         Containers::new(config, Masker::default())
     }
 
-    pub(super) fn spec() -> ReleaseSpec {
+    pub(crate) fn spec() -> ReleaseSpec {
         ReleaseSpec {
             service: ServiceName::from("web"),
             platform_name: None,

@@ -194,13 +194,17 @@ impl At<'_> {
                     .sink
                     .progress(&format!("{ready} of {count} instances of {} are ready", spec.version));
             }
-            if ready + may_fail as usize >= count as usize {
-                return self.instances(spec).await;
-            }
             let trouble = trouble(&seen, spec, None, true);
-            let clear = trouble.failed.len() > may_fail as usize;
+            let (all, may_fail) = (count as usize, may_fail as usize);
             let nowhere = trouble.no_node.is_some() && begun.elapsed() >= NO_NODE_FOR;
             let late = begun.elapsed() >= within || self.session.left() < Duration::from_secs(1);
+            // Who may fail is waited for as long as it may still come: a good batch is whole.
+            let coming = all.saturating_sub(ready + lost(&seen, spec, &trouble));
+            let enough = ready + may_fail >= all;
+            if ready >= all || (enough && (coming == 0 || nowhere || late)) {
+                return self.instances(spec).await;
+            }
+            let clear = !enough && trouble.failed.len() > may_fail;
             if clear || nowhere || late {
                 return Err(self.not_ready(spec, ready, count, &trouble, late && !clear).await);
             }
@@ -321,6 +325,17 @@ pub(super) fn running(seen: &[Seen], spec: &ReleaseSpec) -> usize {
     seen.iter().flat_map(|one| &one.tasks).filter(|task| is_running(task) && is_of(task, spec)).count()
 }
 
+/// How many instances failed for good, and have not come up all the same.
+fn lost(seen: &[Seen], spec: &ReleaseSpec, trouble: &Trouble) -> usize {
+    let runs = |(name, slot): &&(String, i64)| {
+        let services = seen.iter().filter(|one| name_of(&one.service) == name);
+        services
+            .flat_map(|one| &one.tasks)
+            .any(|task| task.slot.unwrap_or(0) == *slot && is_running(task) && is_of(task, spec))
+    };
+    trouble.failed.iter().filter(|failed| !runs(failed)).count()
+}
+
 fn has_container(task: &Task) -> bool {
     matches!(
         state_of(task),
@@ -333,6 +348,40 @@ mod tests {
     use super::*;
     use bollard::models::{ServiceSpecMode, ServiceSpecModeReplicated};
     use std::collections::HashMap;
+
+    #[test]
+    fn an_instance_that_came_up_after_all_is_not_lost() {
+        let spec = crate::containers::tests::spec();
+        let task = |slot, state, wanted| Task {
+            slot: Some(slot),
+            desired_state: Some(wanted),
+            status: Some(bollard::models::TaskStatus { state: Some(state), ..Default::default() }),
+            spec: Some(bollard::models::TaskSpec {
+                container_spec: Some(bollard::models::TaskSpecContainerSpec {
+                    labels: Some(HashMap::from([(labels::RELEASE.to_owned(), spec.id().to_string())])),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let ended = |slot| task(slot, TaskState::FAILED, TaskState::SHUTDOWN);
+        let tasks = vec![
+            task(1, TaskState::RUNNING, TaskState::RUNNING),
+            ended(1),
+            ended(1),
+            task(2, TaskState::STARTING, TaskState::RUNNING),
+            ended(2),
+            ended(2),
+            task(3, TaskState::STARTING, TaskState::RUNNING),
+        ];
+        let named = ServiceSpec { name: Some("web".to_owned()), ..Default::default() };
+        let seen = [Seen { service: Service { spec: Some(named), ..Default::default() }, tasks }];
+        let trouble = trouble(&seen, &spec, None, true);
+        assert_eq!(trouble.failed.len(), 2);
+        // Of three, one runs and one is lost: the third is still coming.
+        assert_eq!((running(&seen, &spec), lost(&seen, &spec, &trouble)), (1, 1));
+    }
 
     #[test]
     fn tasks_are_taken_away_once() {
