@@ -102,3 +102,31 @@ fn a_command_runs_in_a_container_of_its_own() {
     place.write("shop.cd", format!("{head}\n{stage}")).unwrap();
     assert_ended(&shop.deploy("1.0"), 0, &["got 42"]);
 }
+
+#[test]
+fn one_release_runs_in_two_environments_of_a_swarm() {
+    let name = "swarm-places";
+    let strategy = "blue_green { keep_old = 0s }";
+    let (Some(one), Some(two)) = (shop(name, strategy, true), shop(name, strategy, true)) else { return };
+    let place = &two.deployed.place;
+    let text = std::fs::read_to_string(place.work().join("shop.cd")).unwrap();
+    let text = text.replace(&format!("environment {name} {{"), "environment elsewhere {");
+    place.write("shop.cd", text.replace(&format!("to {name} {{"), "to elsewhere {")).unwrap();
+    let kept = || {
+        let filter = format!("label=cdpipe.service={name}");
+        let filters = ["--filter", filter.as_str(), "--filter", "label=cdpipe.kind=release"];
+        let listed = one.docker(&[&["config", "ls", "--quiet"], filters.as_slice()].concat());
+        listed.lines().count()
+    };
+    assert_ended(&one.deploy("1.0"), 0, &[]);
+    assert_ended(&two.deploy("1.0"), 0, &[]);
+    assert_eq!((one.running().len(), kept()), (6, 2));
+    for shop in [&one, &two] {
+        let answer = shop.deployed.ask().unwrap();
+        assert_eq!((answer.status, answer.version.as_str()), (200, "1.0"));
+    }
+    assert_ended(&place.run(["down", "shop.cd"]).unwrap(), 0, &[]);
+    assert!(comes_true(PATIENCE, || one.running().len() == 3), "{:?}", one.running());
+    assert_eq!(kept(), 1);
+    assert_eq!(one.deployed.ask().unwrap().status, 200);
+}

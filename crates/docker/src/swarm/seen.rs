@@ -214,7 +214,8 @@ impl At<'_> {
     /// Keeps what a release is made from, as the newest one unless it is only gone back to. Answers whether this very effect has been here
     /// before.
     pub(super) async fn keep(&self, spec: &ReleaseSpec, back: bool) -> Result<bool, Fault> {
-        let name = kept_name(spec);
+        let kept = self.kept(&spec.service).await?.into_iter().filter(|config| keeps(config, spec));
+        let mut name = kept.filter_map(|config| config.spec?.name).next().unwrap_or_else(|| kept_name(spec));
         let effect = self.session.call.effect.to_string();
         let labels = HashMap::from([
             (labels::KIND.to_owned(), KEPT.to_owned()),
@@ -242,6 +243,12 @@ impl At<'_> {
                 }
                 Some(config) => {
                     let known = config.spec.as_ref().and_then(|spec| spec.labels.as_ref());
+                    let place = known.and_then(|known| known.get(labels::ENVIRONMENT));
+                    if place.is_some_and(|place| place != self.swarm.config.environment.as_str()) {
+                        // The same release is kept by another environment of this Swarm, which must not lose it.
+                        name = kept_name_in(spec, self.swarm.config.environment.as_str());
+                        continue;
+                    }
                     if known.and_then(|known| known.get(labels::EFFECT)) == Some(&effect) {
                         return Ok(true);
                     }
@@ -257,8 +264,16 @@ impl At<'_> {
         Err(Fault::new("moved", format!("somebody else writes the Swarm config {name} all the time")))
     }
 
+    /// By its labels: another environment may keep the same release.
     pub(super) async fn forget(&self, spec: &ReleaseSpec) -> Result<(), Fault> {
-        self.delete_config(&kept_name(spec)).await
+        for config in self.kept(&spec.service).await? {
+            if keeps(&config, spec)
+                && let Some(name) = config.spec.as_ref().and_then(|spec| spec.name.as_deref())
+            {
+                self.delete_config(name).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Forgets the releases of which nothing runs, the longest unused first, but for the newest `retain`.
@@ -340,6 +355,16 @@ fn add(releases: &mut Vec<ObservedRelease>, spec: &ReleaseSpec) {
 fn kept_name(spec: &ReleaseSpec) -> String {
     let base: String = super::Swarm::base_of(spec).chars().take(40).collect();
     format!("cdpipe-{base}-{}", spec.id())
+}
+
+/// The name where another environment has that one already. A config's name has 64 characters at most.
+fn kept_name_in(spec: &ReleaseSpec, environment: &str) -> String {
+    let base: String = super::Swarm::base_of(spec).chars().take(30).collect();
+    format!("cdpipe-{base}-{}-{:08x}", spec.id(), labels::fnv(environment) >> 32)
+}
+
+fn keeps(config: &Config, spec: &ReleaseSpec) -> bool {
+    kept_spec(config).is_some_and(|kept| kept.id() == spec.id())
 }
 
 fn kept_spec(config: &Config) -> Option<ReleaseSpec> {
@@ -468,6 +493,16 @@ mod base64_of {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_environments_keep_the_same_release_by_two_names() {
+        let mut spec = crate::containers::tests::spec();
+        spec.platform_name = Some("a-long-name-".repeat(6));
+        let names = [kept_name(&spec), kept_name_in(&spec, "prod"), kept_name_in(&spec, "staging")];
+        assert!(names.iter().all(|name| name.len() <= 64), "{names:?}");
+        assert_ne!(names[1], names[2]);
+        assert_ne!(names[0], names[1]);
+    }
 
     #[test]
     fn a_release_that_was_brought_in_again_is_newer_than_those_after_its_first_time() {

@@ -149,9 +149,16 @@ impl At<'_> {
             let port = PORTS.clone().find(|port| !taken.contains(port)).filter(|_| spec.port.is_some());
             taken.extend(port);
             let form = Form::Instance { number, port, extra_env };
-            match self.create(self.service_spec(spec, &form).await?).await {
-                // Asked twice while the engine was away: it is there, and the next look counts it.
-                Err(fault) if fault.kind == "conflict" => {}
+            let service = self.service_spec(spec, &form).await?;
+            let name = service.name.clone().unwrap_or_default();
+            match self.create(service).await {
+                // Asked twice while the engine was away: it is there, and the next look counts it. The same release in another environment
+                // of this Swarm has the same names: that one is not ours, and the next number may be free.
+                Err(fault) if fault.kind == "conflict" => {
+                    if self.service(&name).await?.is_some_and(|there| !self.is_ours(&there, spec)) {
+                        continue;
+                    }
+                }
                 result => result?,
             }
             there += 1;
@@ -161,6 +168,13 @@ impl At<'_> {
                 .progress(&format!("{there} of {count} instances of {} are started", spec.version));
         }
         self.instances(spec).await
+    }
+
+    /// Whether a service is one of this release in this environment.
+    fn is_ours(&self, service: &Service, spec: &ReleaseSpec) -> bool {
+        label(service, labels::ENVIRONMENT) == self.swarm.config.environment.as_str()
+            && label(service, labels::SERVICE) == spec.service.as_str()
+            && is_release(service, &spec.id())
     }
 
     /// Ports that services of this Swarm have on its nodes.
