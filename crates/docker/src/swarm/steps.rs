@@ -146,7 +146,10 @@ impl At<'_> {
         while there < count {
             let number = (1..).find(|number| !numbers.contains(number)).unwrap_or(u32::MAX);
             numbers.insert(number);
-            let port = PORTS.clone().find(|port| !taken.contains(port)).filter(|_| spec.port.is_some());
+            let port = spec.port.and_then(|_| {
+                let environment = &self.swarm.config.environment;
+                port_of(&format!("{environment} {} {id} {number}", spec.service), &taken)
+            });
             taken.extend(port);
             let form = Form::Instance { number, port, extra_env };
             let service = self.service_spec(spec, &form).await?;
@@ -328,6 +331,14 @@ impl At<'_> {
     }
 }
 
+/// A port that nobody has, looked for from a place that follows from who wants it: two deploys that look at one time would both find the
+/// first one free, and a Swarm starts a task on a port that is taken only once it is given back.
+fn port_of(wants: &str, taken: &BTreeSet<u16>) -> Option<u16> {
+    let span = PORTS.end - PORTS.start;
+    let first = u16::try_from(labels::fnv(wants) % u64::from(span)).unwrap_or(0);
+    (0..span).map(|step| PORTS.start + (first + step) % span).find(|port| !taken.contains(port))
+}
+
 /// How many tasks a service has without so many of them. What this effect has written already is not done a second time: its answer was
 /// lost, or it is gone on with.
 fn without(service: &Service, fewer: u32, effect: &str) -> u32 {
@@ -395,6 +406,20 @@ mod tests {
         assert_eq!(trouble.failed.len(), 2);
         // Of three, one runs and one is lost: the third is still coming.
         assert_eq!((running(&seen, &spec), lost(&seen, &spec, &trouble)), (1, 1));
+    }
+
+    #[test]
+    fn those_that_look_for_a_port_at_one_time_find_several() {
+        let nobody = BTreeSet::new();
+        let found: BTreeSet<u16> =
+            (0..8).filter_map(|n| port_of(&format!("prod web r1 {n}"), &nobody)).collect();
+        assert_eq!(found.len(), 8, "{found:?}");
+        let all: BTreeSet<u16> = PORTS.collect();
+        for left in [PORTS.start, PORTS.end - 1] {
+            let others = all.iter().copied().filter(|port| *port != left).collect();
+            assert_eq!(port_of("prod web r1 1", &others), Some(left));
+        }
+        assert_eq!(port_of("prod web r1 1", &all), None);
     }
 
     #[test]
