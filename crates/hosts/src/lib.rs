@@ -19,6 +19,7 @@
 //! for cdpipe: without a connection there is no agent. A write is fenced on the machine by the epoch of the lock there.
 
 pub mod agent;
+mod binary;
 mod here;
 mod hosts;
 mod outage;

@@ -1,17 +1,15 @@
 //! One connection to one machine: `ssh` with an agent at its other end.
 
+use crate::binary;
 use crate::protocol::{
-    CHUNK_LIMIT_BYTES, FromAgent, Reply, Request, ToAgent, UPLOAD_CHUNK_BYTES, UPLOAD_WINDOW_BYTES, VERSION,
-    line, next_line,
+    FromAgent, Reply, Request, ToAgent, UPLOAD_CHUNK_BYTES, UPLOAD_WINDOW_BYTES, VERSION, line, next_line,
 };
 use crate::ssh::{HostName, SAYS, SshConfig, fault_of};
 use cdpipe_model::Fault;
 use cdpipe_model::event::Stream;
 use cdpipe_model::ports::Call;
-use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
 use std::io::Read;
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -30,9 +28,6 @@ const ANSWER_WAIT: Duration = Duration::from_secs(10);
 
 /// How often the agent hears that somebody is there.
 const PING_EVERY: Duration = Duration::from_secs(20);
-
-/// How many digits of its sum name an agent.
-const IDENTITY_DIGITS: usize = 16;
 
 /// Messages that wait to be written.
 const CONTROL: usize = 64;
@@ -72,8 +67,7 @@ impl Session {
     /// `agent-unfit` if the binary does not run there; `host-dir-unfit` if there is no place for it.
     pub(crate) async fn open(config: &SshConfig, host: &HostName) -> Result<Self, Fault> {
         let name = host.written.clone();
-        let (_, sum) = agent_sum(config).await?;
-        let identity = sum.get(..IDENTITY_DIGITS).unwrap_or(sum);
+        let identity = binary::identity(config).await?;
         let mut ssh = config.command(host, &config.script(identity)).spawn().map_err(|error| {
             Fault::new("ssh-missing", format!("`ssh` can't be started: {error}"))
                 .help("install the OpenSSH client")
@@ -410,7 +404,7 @@ async fn begin(
     };
     let Some(mut says) = next(stdout, START_WAIT).await? else { return Ok(None) };
     if let Some(machine) = says.strip_prefix("need ") {
-        send_agent(config, host, machine, stdin).await?;
+        binary::send(config, host, machine, stdin, AGENT_UPLOAD_WAIT).await?;
         match next(stdout, AGENT_UPLOAD_WAIT).await? {
             Some(next) => says = next,
             None => return Ok(None),
@@ -437,81 +431,6 @@ async fn begin(
         _ => Err(Fault::new("agent-unfit", format!("the agent on {host} speaks another version"))
             .help("let `agent` of the target be a cdpipe of this version")),
     }
-}
-
-async fn send_agent(
-    config: &SshConfig,
-    host: &str,
-    machine: &str,
-    stdin: &mut ChildStdin,
-) -> Result<(), Fault> {
-    let ours = format!("Linux {}", std::env::consts::ARCH);
-    let own = std::env::current_exe().is_ok_and(|own| own == config.agent);
-    // The kernel says `arm64` nowhere but on other systems; names agree for what we are built for.
-    if own && machine != ours {
-        return Err(Fault::new(
-            "agent-unfit",
-            format!("{host} is a {machine}, and this cdpipe is built for {ours}"),
-        )
-        .help("set `agent` of the target to the path of a cdpipe that is built for that machine"));
-    }
-    let (bytes, sum) = agent_sum(config).await?;
-    let file =
-        tokio::fs::File::open(&config.agent).await.map_err(|error| unreadable(&config.agent, &error))?;
-    let sending = async {
-        stdin.write_all(format!("{bytes} {sum}\n").as_bytes()).await?;
-        // Never all of it at once: fifty machines take it at the same time.
-        let mut file = BufReader::with_capacity(CHUNK_LIMIT_BYTES, file.take(*bytes));
-        let sent = tokio::io::copy_buf(&mut file, stdin).await?;
-        stdin.flush().await?;
-        Ok::<_, std::io::Error>(sent)
-    };
-    // If the other side has ended, what it said is the better message.
-    match tokio::time::timeout(AGENT_UPLOAD_WAIT, sending).await {
-        Ok(Ok(sent)) if sent < *bytes => Err(Fault::new(
-            "agent-missing",
-            format!("the agent {} was replaced while it was sent to {host}", config.agent.display()),
-        )
-        .help("run it again")),
-        Ok(_) => Ok(()),
-        Err(_) => {
-            Err(Fault::new("ssh-unreachable", format!("the agent could not be sent to {host} in time"))
-                .transient())
-        }
-    }
-}
-
-/// The agent's length and sum: what its place on a machine is named by, and what is checked when it is uploaded. The same binary is
-/// the same agent, whenever and by whom it was downloaded.
-async fn agent_sum(config: &SshConfig) -> Result<&(u64, String), Fault> {
-    let path = config.agent.clone();
-    let sum = async || match tokio::task::spawn_blocking(move || sum_of(&path)).await {
-        Ok(summed) => summed.map_err(|error| unreadable(&config.agent, &error)),
-        Err(error) => Err(Fault::new("internal", format!("reading the agent ended early: {error}"))),
-    };
-    config.sum.get_or_try_init(sum).await
-}
-
-/// The length and the sum of a file, which may be larger than what should be held in memory.
-fn sum_of(path: &Path) -> std::io::Result<(u64, String)> {
-    let mut file = std::fs::File::open(path)?;
-    let mut sum = Sha256::new();
-    let (mut bytes, mut buffer) = (0, vec![0; CHUNK_LIMIT_BYTES]);
-    loop {
-        match file.read(&mut buffer)? {
-            0 => break,
-            count => {
-                sum.update(&buffer[..count]);
-                bytes += count as u64;
-            }
-        }
-    }
-    Ok((bytes, crate::protocol::to_hex(&sum.finalize())))
-}
-
-fn unreadable(path: &Path, error: &std::io::Error) -> Fault {
-    Fault::new("agent-missing", format!("the agent {} can't be read: {error}", path.display()))
-        .help("correct `agent` of the target")
 }
 
 #[cfg(test)]
@@ -653,28 +572,5 @@ mod tests {
         };
         let (done, ()) = tokio::join!(session.call(call(&quiet, deadline), &command, endless()), cancelled);
         assert_eq!(done.unwrap_err().message, "cancelled there");
-    }
-
-    #[tokio::test]
-    async fn the_same_binary_is_the_same_agent_whenever_it_was_downloaded() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut sums = Vec::new();
-        for (name, bytes) in [("first", "one"), ("again", "one"), ("other", "two")] {
-            let path = folder.path().join(name);
-            std::fs::write(&path, bytes).unwrap();
-            let day = Duration::from_secs(86_400 * (1 + sums.len() as u64));
-            std::fs::File::options()
-                .write(true)
-                .open(&path)
-                .unwrap()
-                .set_modified(std::time::UNIX_EPOCH + day)
-                .unwrap();
-            sums.push(
-                agent_sum(&SshConfig { agent: path, ..crate::ssh::tests::config() }).await.unwrap().clone(),
-            );
-        }
-        assert_eq!(sums[0], sums[1]);
-        assert_ne!(sums[0], sums[2]);
-        assert_eq!(sums[0].0, 3);
     }
 }

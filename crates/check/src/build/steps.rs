@@ -1,9 +1,8 @@
 //! Steps and hooks.
 
-use super::place::target_kind;
 use super::{Defaults, or_blank};
 use crate::checker::Checker;
-use crate::codes::{lints, names as name_code, security, strategies, types as type_code};
+use crate::codes::{lints, names as name_code, security, types as type_code};
 use crate::expr::fits;
 use crate::schema::{self, Id, Kind, Names};
 use crate::scope::{Around, Place, Scope};
@@ -11,13 +10,11 @@ use crate::shell::{Scanner, Spot};
 use crate::structure::{Block, shorten};
 use crate::suggest::nearest;
 use crate::values::{Found, as_text};
-use cdpipe_model::capability;
 use cdpipe_model::expr::Expr as Lowered;
 use cdpipe_model::id::{EnvName, NodeId};
 use cdpipe_model::plan::{
     Apply, Channel, FlagStep, Hook, HookEvent, HttpStep, Notify, OnInterrupt, Retry, Run, Step, StepKind,
 };
-use cdpipe_model::service::TargetKind;
 use cdpipe_model::value::{Type, Value};
 use cdpipe_syntax::tree::{BinaryOp, Expr, ExprKind, Quote, StrLit, StrPart};
 use cdpipe_syntax::{Diagnostic, Edit, Span};
@@ -278,38 +275,6 @@ impl<'b> Checker<'b> {
             environment: environment.map(EnvName::from),
         };
         Some((run, label))
-    }
-
-    /// Whether there is something that runs a command in an image; says so if not.
-    fn runs_images(&mut self, image: Span, environment: Option<&str>, scope: &Scope<'_>) {
-        let help = "run it in an environment with a target that runs containers, or leave `image` out";
-        let Some(name) = environment else {
-            if matches!(scope.around, Around::None) {
-                let text = "this command goes to no environment, and this machine runs none in an image";
-                self.report(
-                    Diagnostic::new(&strategies::NO_CONTAINERS, image, text)
-                        .help("say which: `environment = …`, one with a target that runs containers"),
-                );
-            }
-            return;
-        };
-        let Some(block) = self.names.get(Names::Environment, name) else { return };
-        let Some(target) = target_kind(block).filter(|target| !capability::runs_images(*target)) else {
-            return;
-        };
-        let why = match target {
-            TargetKind::Hosts => "its machines have an engine each, and none for commands",
-            _ => "its target runs processes",
-        };
-        self.report(
-            Diagnostic::new(
-                &strategies::NO_CONTAINERS,
-                image,
-                format!("`{name}` can't run a command in an image: {why}"),
-            )
-            .also(block.child(Id::Target).map_or(block.head(), |target| target.head()), "its target")
-            .help(help),
-        );
     }
 
     /// What people see of a script: its first line, as it was written.

@@ -1,15 +1,16 @@
-//! Whether target and router can do what a strategy says.
+//! Whether target and router can do what a strategy or a command says.
 
 use super::place::{target_kind, traffic_kind};
 use crate::checker::Checker;
 use crate::codes::strategies as code;
-use crate::schema::Id;
+use crate::schema::{Id, Names};
+use crate::scope::{Around, Scope};
 use crate::structure::Block;
 use cdpipe_model::capability::{self, RouterCapabilities, Support};
 use cdpipe_model::service::{TargetKind, TrafficKind};
 use cdpipe_model::strategy::{RouteMatch, Sticky, Strategy, StrategyKind};
-use cdpipe_syntax::Diagnostic;
 use cdpipe_syntax::tree::ExprKind;
+use cdpipe_syntax::{Diagnostic, Span};
 
 /// Whether Kubernetes takes it as the name of a Service.
 fn is_service_name(text: &str) -> bool {
@@ -21,6 +22,38 @@ fn is_service_name(text: &str) -> bool {
 }
 
 impl<'b> Checker<'b> {
+    /// Whether there is something that runs a command in an image; says so if not.
+    pub(super) fn runs_images(&mut self, image: Span, environment: Option<&str>, scope: &Scope<'_>) {
+        let help = "run it in an environment with a target that runs containers, or leave `image` out";
+        let Some(name) = environment else {
+            if matches!(scope.around, Around::None) {
+                let text = "this command goes to no environment, and this machine runs none in an image";
+                self.report(
+                    Diagnostic::new(&code::NO_CONTAINERS, image, text)
+                        .help("say which: `environment = …`, one with a target that runs containers"),
+                );
+            }
+            return;
+        };
+        let Some(block) = self.names.get(Names::Environment, name) else { return };
+        let Some(target) = target_kind(block).filter(|target| !capability::runs_images(*target)) else {
+            return;
+        };
+        let why = match target {
+            TargetKind::Hosts => "its machines have an engine each, and none for commands",
+            _ => "its target runs processes",
+        };
+        self.report(
+            Diagnostic::new(
+                &code::NO_CONTAINERS,
+                image,
+                format!("`{name}` can't run a command in an image: {why}"),
+            )
+            .also(block.child(Id::Target).map_or(block.head(), |target| target.head()), "its target")
+            .help(help),
+        );
+    }
+
     /// Whether target and router can do it; says so if not.
     pub(crate) fn supported(
         &mut self,

@@ -7,6 +7,7 @@
 //!
 //! Not here: `use-server` and `use_backend` rules, which a runtime socket can't make; so no header and no cookie chooses a release.
 
+mod book;
 mod numbers;
 mod runtime;
 #[cfg(test)]
@@ -16,16 +17,16 @@ mod weights;
 use crate::bounds::{bounded, may_change, moved, not_routed, same_route};
 use crate::change::Change;
 use crate::hash::hash;
+use book::{Book, Slot, differs, forgotten, in_force};
 use cdpipe_model::event::Stream;
 use cdpipe_model::fault::Fault;
 use cdpipe_model::id::ReleaseId;
-use cdpipe_model::observe::{Instance, Member, RouteTable};
+use cdpipe_model::observe::{Instance, RouteTable};
 use cdpipe_model::ports::{Call, PortResult, Router};
 use cdpipe_model::service::Route;
 use cdpipe_model::transport::{Endpoint, Transport};
 use numbers::{numbers, since};
-use runtime::{Answers, Counted, Live};
-use serde::{Deserialize, Serialize};
+use runtime::{Counted, Live};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -56,40 +57,6 @@ pub struct HaproxyConfig {
 pub struct HaproxyRouter {
     config: HaproxyConfig,
     transport: Arc<dyn Transport>,
-}
-
-/// What is written down of a backend.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-struct Book {
-    version: u32,
-    epoch: u64,
-    /// What HAProxy does.
-    table: Option<RouteTable>,
-    /// What it is being made to do.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pending: Option<RouteTable>,
-    slots: Vec<Slot>,
-}
-
-/// A slot that was given to an instance.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Slot {
-    name: String,
-    release: ReleaseId,
-    member: Member,
-    /// Its address as HAProxy has it.
-    at: String,
-    weight: u32,
-    /// Requests of the slot when it was given.
-    base: u64,
-    /// What else was counted of it by then.
-    #[serde(default)]
-    before: Answers,
-    /// Its mean time then, in milliseconds.
-    #[serde(default)]
-    before_ms: u64,
-    /// It is out of the table; requests of before may be in flight.
-    left: bool,
 }
 
 /// The book and its second line, by which a later look tells whether it is still the same.
@@ -457,41 +424,6 @@ impl HaproxyRouter {
             sleep(LOOK_EVERY).await;
         }
     }
-}
-
-/// Whether HAProxy has forgotten what it was told, as one that was restarted has: the book says that instances serve, and no slot is in
-/// use. No change passes through that, for slots are put in use before others are taken out.
-fn forgotten(book: &Book, live: &[Live]) -> bool {
-    let served = book.table.iter().flat_map(|table| &table.entries).any(|entry| !entry.members.is_empty());
-    served && live.iter().all(|live| !live.in_use)
-}
-
-/// The table that is in force. Of one that HAProxy has forgotten that is who should serve, and none of their instances: so a deploy of the
-/// same release has something to do, and of several that run it is still known which one serves.
-fn in_force(book: &Book, live: &[Live]) -> Option<RouteTable> {
-    let mut table = book.table.clone();
-    if forgotten(book, live) {
-        table.iter_mut().flat_map(|table| &mut table.entries).for_each(|entry| entry.members.clear());
-    }
-    table
-}
-
-/// What HAProxy does otherwise than the book says; `None` if it does the same.
-fn differs(book: &Book, live: &[Live]) -> Option<String> {
-    let of = |live: &Live| book.slots.iter().find(|slot| slot.name == live.name && !slot.left);
-    live.iter().find_map(|live| match (of(live), live.in_use) {
-        (None, false) => None,
-        (None, true) => Some(format!("expected {} out of use, found it serving {}", live.name, live.address)),
-        (Some(slot), false) => {
-            Some(format!("expected {} serving {}, found it out of use", live.name, slot.at))
-        }
-        (Some(slot), true) => (slot.at != live.address || slot.weight != live.weight).then(|| {
-            format!(
-                "expected {} at {} with weight {}, found {} with {}",
-                live.name, slot.at, slot.weight, live.address, live.weight
-            )
-        }),
-    })
 }
 
 impl Router for HaproxyRouter {
