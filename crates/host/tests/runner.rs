@@ -231,11 +231,11 @@ async fn a_flood_of_output_is_bounded_in_memory_and_complete() {
 #[tokio::test]
 async fn a_command_that_never_stops_writing_can_be_ended() {
     let mut place = Place::new();
-    place.context.deadline = Duration::from_millis(300);
+    place.context.deadline = Duration::from_secs(1);
     let begun = Instant::now();
     let fault = place.script("exec yes 0123456789").await.expect_err("takes too long");
     assert_eq!((fault.kind.as_str(), fault.details.len()), ("timed-out", 20));
-    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
