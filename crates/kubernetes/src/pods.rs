@@ -6,7 +6,7 @@ use crate::manifest::{CONTAINER, SERVICE};
 use cdpipe_host::Masker;
 use cdpipe_model::Fault;
 use cdpipe_model::release::ReleaseSpec;
-use k8s_openapi::api::core::v1::{ContainerState, Event, Pod};
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Event, Pod};
 use kube::Api;
 use kube::api::{ListParams, LogParams};
 use std::collections::BTreeMap;
@@ -31,6 +31,12 @@ const MANY: u32 = 260;
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 /// Lines of a log that explain a fault.
 const LOG_LINES: i64 = 10;
+/// What a kubelet answers, as if it were the log, while the container that was asked for is being removed for the next try
+/// (`findContainerLog` of Kubernetes).
+const REMOVED: &str = "unable to retrieve container logs for ";
+/// How often a log is asked for whose container ends again and again, and how long in between.
+const LOG_TRIES: u32 = 6;
+const LOG_PAUSE: Duration = Duration::from_millis(500);
 /// Reasons for which a container that waits will not start whoever waits.
 const HOPELESS: [&str; 8] = [
     "ErrImagePull",
@@ -52,6 +58,8 @@ pub(crate) struct Hopeless {
     pub(crate) why: String,
     /// The log of the container that ended, not of the one that is tried next.
     pub(crate) previous: bool,
+    /// The container was started more than once.
+    pub(crate) restarted: bool,
     /// It may change when other pods go or nodes come: to be held against it only after a while.
     pub(crate) may_pass: bool,
 }
@@ -60,9 +68,13 @@ pub(crate) struct Hopeless {
 pub(crate) fn hopeless(pod: &Pod) -> Option<Hopeless> {
     let name = pod.metadata.name.clone()?;
     let status = pod.status.as_ref()?;
-    let found = |container: Option<&str>, why: String, previous: bool, may_pass: bool| {
-        let container = container.map(str::to_owned);
-        Some(Hopeless { pod: name.clone(), container, why, previous, may_pass })
+    let found = |container: Option<&ContainerStatus>, why: String, previous: bool| Hopeless {
+        pod: name.clone(),
+        container: container.map(|container| container.name.clone()),
+        why,
+        previous,
+        restarted: container.is_some_and(|container| container.restart_count > 0),
+        may_pass: container.is_none(),
     };
     // What runs before the others is in their way when it fails, and is not ready for good once it has done its work.
     let first = status.init_container_statuses.iter().flatten();
@@ -76,7 +88,7 @@ pub(crate) fn hopeless(pod: &Pod) -> Option<Hopeless> {
             if let Some(ended) = ended(container.last_state.as_ref()) {
                 why = format!("{reason}: {ended}");
             }
-            return found(Some(&container.name), why, container.restart_count > 0, false);
+            return Some(found(Some(container), why, container.restart_count > 0));
         }
         let now = ended(container.state.as_ref());
         let is_done = exit_code(container.state.as_ref()) == Some(0);
@@ -87,14 +99,14 @@ pub(crate) fn hopeless(pod: &Pod) -> Option<Hopeless> {
             && let Some(ended) = now.or_else(|| ended(container.last_state.as_ref()))
         {
             let why = format!("it ends again and again: {ended}");
-            return found(Some(&container.name), why, previous, false);
+            return Some(found(Some(container), why, previous));
         }
     }
     let unscheduled = status.conditions.iter().flatten().find(|one| {
         one.type_ == "PodScheduled" && one.status == "False" && one.reason.as_deref() == Some("Unschedulable")
     })?;
     let message = unscheduled.message.clone().unwrap_or_default();
-    found(None, format!("Unschedulable: {message}"), false, true)
+    Some(found(None, format!("Unschedulable: {message}"), false))
 }
 
 /// The container of a pod that does its work, where others stand beside it: the one that it says itself, as `kubectl` reads it, or ours by
@@ -150,7 +162,35 @@ pub(crate) async fn log(
     };
     let params = LogParams { container, tail_lines: Some(lines), previous, ..LogParams::default() };
     let text = session.ask(&format!("read the log of {pod}"), || api.logs(pod, &params)).await?;
+    if is_removed(&text) {
+        return Err(Fault::new("no-log", format!("the log of {pod} is gone: its container was removed")));
+    }
     Ok(text.lines().map(|line| masker.mask(line).into_owned()).collect())
+}
+
+/// Whether this is a kubelet's excuse, and no line of a container.
+fn is_removed(text: &str) -> bool {
+    text.starts_with(REMOVED) && text.trim_end().lines().count() == 1
+}
+
+/// The last lines of a pod that will not become ready. Between two tries of a container the one that ended is removed before the next has
+/// begun, so that for a moment neither has a log.
+async fn last_words(session: &Session<'_>, masker: &Masker, hopeless: &Hopeless) -> Vec<String> {
+    let place = (hopeless.pod.as_str(), hopeless.container.as_deref());
+    let tries = if hopeless.restarted { LOG_TRIES } else { 1 };
+    for attempt in 0..tries {
+        let other = attempt % 2 == 1;
+        match log(session, masker, place, LOG_LINES, hopeless.previous != other).await {
+            // The next try of a container has said nothing yet.
+            Ok(lines) if lines.is_empty() && other => {}
+            Ok(lines) => return lines,
+            Err(_) => {}
+        }
+        if attempt + 1 < tries && session.pause(LOG_PAUSE).await.is_err() {
+            break;
+        }
+    }
+    Vec::new()
 }
 
 /// The fault of a release of which this pod will not become ready.
@@ -165,8 +205,7 @@ pub(crate) async fn not_ready(
         format!("{what} will not become ready: pod {}: {}", hopeless.pod, masker.mask(&hopeless.why)),
     );
     // A log explains; that there is none is no fault of its own.
-    let place = (hopeless.pod.as_str(), hopeless.container.as_deref());
-    let lines = log(session, masker, place, LOG_LINES, hopeless.previous).await.unwrap_or_default();
+    let lines = last_words(session, masker, hopeless).await;
     if !lines.is_empty() {
         fault = fault.details(lines);
     }
@@ -308,6 +347,16 @@ mod tests {
         assert_eq!(why(json!({})), None);
         assert_eq!(why(container(json!({"waiting": {"reason": "ContainerCreating"}}), 0)), None);
         assert_eq!(why(container(json!({"running": {}}), 1)), None);
+    }
+
+    #[test]
+    fn a_kubelets_excuse_is_no_line_of_a_container() {
+        assert!(is_removed("unable to retrieve container logs for containerd://8cc67ab78a5af017"));
+        assert!(!is_removed(
+            "unable to retrieve container logs for containerd://8cc67ab78a5af017\nsaid by a program"
+        ));
+        assert!(!is_removed("there is no table"));
+        assert!(!is_removed(""));
     }
 
     #[test]

@@ -316,11 +316,9 @@ fn another_writer_is_no_hindrance(way: Way) {
     writer.join().unwrap();
     assert!(done, "it goes on and on");
     assert_ended(&ended(child.take().unwrap()), 0, &["1.0 -> 1.1"]);
-    assert!(
-        wrote.load(Ordering::Relaxed) >= 10,
-        "the other one wrote {} times only",
-        wrote.load(Ordering::Relaxed)
-    );
+    // A roll of two pods may be over in three seconds.
+    let wrote = wrote.load(Ordering::Relaxed);
+    assert!(wrote >= 4, "the other one wrote {wrote} times only");
     space.serves("1.1", 2);
 }
 
