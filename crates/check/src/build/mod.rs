@@ -2,6 +2,7 @@
 //! inputs the same walk checks everything that does not depend on them, and what it built is thrown away.
 
 mod deploy;
+mod hooks;
 mod metrics;
 mod nodes;
 mod params;

@@ -1,4 +1,4 @@
-//! Steps and hooks.
+//! Steps.
 
 use super::{Defaults, or_blank};
 use crate::checker::Checker;
@@ -13,10 +13,10 @@ use crate::values::{Found, as_text};
 use cdpipe_model::expr::Expr as Lowered;
 use cdpipe_model::id::{EnvName, NodeId};
 use cdpipe_model::plan::{
-    Apply, Channel, FlagStep, Hook, HookEvent, HttpStep, Notify, OnInterrupt, Retry, Run, Step, StepKind,
+    Apply, Channel, FlagStep, HttpStep, Notify, OnInterrupt, Retry, Run, Step, StepKind,
 };
 use cdpipe_model::value::{Type, Value};
-use cdpipe_syntax::tree::{BinaryOp, Expr, ExprKind, Quote, StrLit, StrPart};
+use cdpipe_syntax::tree::{Expr, ExprKind, Quote, StrLit, StrPart};
 use cdpipe_syntax::{Diagnostic, Edit, Span};
 use std::collections::BTreeMap;
 
@@ -515,70 +515,6 @@ impl<'b> Checker<'b> {
             return None;
         }
         Some((channel, or_blank(low.expr)))
-    }
-
-    /// `on … { }`.
-    pub(crate) fn hook(
-        &mut self,
-        block: &'b Block<'b>,
-        scope: &Scope<'_>,
-        defaults: Defaults,
-    ) -> Option<Hook> {
-        let mut events = Vec::new();
-        self.events(block.arg("EVENTS")?, &mut events);
-        let steps = self.steps(&block.inner.children, scope, defaults);
-        Some(Hook { events, steps })
-    }
-
-    fn events(&mut self, expr: &Expr, events: &mut Vec<HookEvent>) {
-        match &expr.kind {
-            ExprKind::Binary(BinaryOp::Or, _, left, right) => {
-                self.events(left, events);
-                self.events(right, events);
-            }
-            ExprKind::Paren(inner) => self.events(inner, events),
-            ExprKind::Name(name) => {
-                let Some(event) = HookEvent::ALL.into_iter().find(|event| event.as_str() == name.text) else {
-                    let words = HookEvent::ALL.map(HookEvent::as_str);
-                    let mut diag = Diagnostic::new(
-                        &name_code::UNKNOWN_CHOICE,
-                        name.span,
-                        format!("there is no event `{}`", name.text),
-                    )
-                    .help("the events are `success`, `failure`, `rollback`, `rollback_failed`, `cancel` and `always`");
-                    if let Some(near) = nearest(&name.text, words) {
-                        diag = diag.label(format!("did you mean `{near}`?")).suggestion(
-                            format!("write `{near}`"),
-                            vec![Edit { span: name.span, replacement: near.to_owned() }],
-                        );
-                    } else if matches!(
-                        name.text.as_str(),
-                        "error" | "fail" | "failed" | "timeout" | "timed_out"
-                    ) {
-                        diag = diag.help("a failure or a timeout is `failure`");
-                    }
-                    self.report(diag);
-                    return;
-                };
-                if events.contains(&event) {
-                    self.report(
-                        Diagnostic::new(
-                            &crate::codes::values::DUPLICATE_ITEM,
-                            name.span,
-                            format!("`{}` stands twice in the hook", name.text),
-                        )
-                        .help("remove one of them"),
-                    );
-                } else {
-                    events.push(event);
-                }
-            }
-            ExprKind::Error => {}
-            _ => self.report(
-                Diagnostic::new(&name_code::HEAD, expr.span, "expected events after `on`")
-                    .help("write `on failure`, or several joined by `or`: `on failure or rollback`"),
-            ),
-        }
     }
 }
 
