@@ -184,7 +184,10 @@ async fn last_words(session: &Session<'_>, masker: &Masker, hopeless: &Hopeless)
             // The next try of a container has said nothing yet.
             Ok(lines) if lines.is_empty() && other => {}
             Ok(lines) => return lines,
-            Err(_) => {}
+            // There is none just now.
+            Err(fault) if matches!(fault.kind.as_str(), "no-log" | "cluster-refused") => {}
+            // Who may not read it, or hears nothing of the cluster, is not helped by another question.
+            Err(_) => break,
         }
         if attempt + 1 < tries && session.pause(LOG_PAUSE).await.is_err() {
             break;

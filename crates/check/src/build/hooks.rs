@@ -1,4 +1,4 @@
-//! Hooks: what is done after a stage has ended in some way.
+//! Hooks: the steps of an `on EVENT { }`, and the events that it names.
 
 use super::Defaults;
 use crate::checker::Checker;
