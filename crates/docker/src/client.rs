@@ -104,9 +104,7 @@ impl Engine {
         let api = bollard::Docker::connect_with_host(endpoint)
             .map_err(|error| fault("connect", endpoint, &error))?
             .with_timeout(Duration::from_secs(LIBRARY_TIMEOUT_S));
-        // Who waits for this call gives up at its deadline and could only say that; what is said here names the engine.
-        let within = call.deadline.saturating_sub((call.deadline / 10).min(WORD_IN_TIME));
-        Ok(Session { api, call, until: Instant::now() + within, endpoint: endpoint.clone() })
+        Ok(Session { api, call, until: Instant::now() + within(call.deadline), endpoint: endpoint.clone() })
     }
 
     /// Does what can be done twice, again and again while the engine is away.
@@ -156,6 +154,12 @@ impl Engine {
             }
         }
     }
+}
+
+/// How much of a call's time is for answers. Who waits for the call gives up at its deadline and could only say that; what is said
+/// here, shortly before, names the engine.
+pub(crate) fn within(deadline: Duration) -> Duration {
+    deadline.saturating_sub((deadline / 10).min(WORD_IN_TIME))
 }
 
 /// Since when an engine has been away.

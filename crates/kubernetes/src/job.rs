@@ -90,8 +90,9 @@ impl Kubernetes {
     ) -> Result<BTreeMap<String, String>, Fault> {
         let session = self.cluster.session(call).await?;
         let name = name(call);
-        self.make(&session, &name, run).await?;
-        let result = self.follow(&session, &name, run).await;
+        let in_time = |fault| late(fault, session.left());
+        self.make(&session, &name, run).await.map_err(in_time)?;
+        let result = self.follow(&session, &name, run).await.map_err(in_time);
         match &result {
             // It has ended, or never will begin.
             Ok(_) => remove_later(&session, name),
@@ -282,6 +283,17 @@ impl Kubernetes {
     }
 }
 
+/// A command whose time ends while the cluster still has to answer has run out of time: only a cluster that is silent for longer than it
+/// is given for an answer hangs.
+fn late(fault: Fault, left: Duration) -> Fault {
+    if fault.kind != "cluster-hangs" || !left.is_zero() {
+        return fault;
+    }
+    Fault::new("timed-out", "the command did not end in time")
+        .details([fault.message])
+        .help("set a larger `timeout` if the cluster needs it, or see whether the control plane is healthy")
+}
+
 /// Deletes it when its outcome is sure to be known.
 fn remove_later(session: &Session<'_>, name: String) {
     let api = jobs(session);
@@ -310,4 +322,21 @@ async fn end_now(session: &Session<'_>, name: &str) {
     };
     // Then its own deadline ends it.
     let _ = tokio::time::timeout(END_LIMIT, end).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_whose_time_ends_before_the_cluster_answers_has_run_out_of_time() {
+        let hangs = || Fault::new("cluster-hangs", "no answer").transient();
+        let over = late(hangs(), Duration::ZERO);
+        assert_eq!(
+            (over.kind.as_str(), over.transient, over.details),
+            ("timed-out", false, vec!["no answer".to_owned()])
+        );
+        assert_eq!(late(hangs(), Duration::from_secs(1)).kind, "cluster-hangs");
+        assert_eq!(late(Fault::new("not-found", "gone"), Duration::ZERO).kind, "not-found");
+    }
 }

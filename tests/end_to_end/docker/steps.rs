@@ -8,7 +8,7 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Has the pipeline of a shop end in these stages; `@BUSYBOX@` in them is an image.
-fn stages(shop: &Shop, stages: &str) {
+pub(super) fn stages(shop: &Shop, stages: &str) {
     let file = shop.deployed.place.work().join("shop.cd");
     let text = std::fs::read_to_string(&file).unwrap();
     let (head, _) = text.split_once("\nstage ").unwrap();

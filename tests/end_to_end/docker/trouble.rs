@@ -107,6 +107,24 @@ fn an_engine_that_hangs_for_good_ends_the_run_with_its_name() {
     assert_eq!(shop.answers(), (200, "1.1".to_owned()));
 }
 
+/// A command whose time ends while the engine is asked has run out of time, as one that takes too long has; hooks and retries see the
+/// same.
+#[test]
+fn a_command_whose_time_ends_before_the_engine_answers_has_timed_out() {
+    let test = "a_command_whose_time_ends_before_the_engine_answers_has_timed_out";
+    let Some((shop, mut door, _folder)) = behind_a_door(test) else { return };
+    super::steps::stages(&shop, "stage look {\n  run \"sleep 60\" { @BUSYBOX@, timeout = 2s }\n}\n");
+    door.stick();
+    let run = begin(&shop, "1.0");
+    std::thread::sleep(Duration::from_secs(4));
+    door.open().unwrap();
+    let (code, said) = end_of(run);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("timed out"), "{said}");
+    assert!(said.contains("when asked to"), "what it waited for is not said:\n{said}");
+    assert_ended(&shop.deploy("1.0", ""), 1, &["timed out"]);
+}
+
 #[test]
 fn an_engine_without_disk_says_so_and_one_that_is_restarted_is_gone_on_with() {
     let test = "an_engine_without_disk_says_so_and_one_that_is_restarted_is_gone_on_with";

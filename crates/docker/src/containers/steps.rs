@@ -7,7 +7,7 @@
 use super::Containers;
 use super::exec::{Never, Said, failed, file_name};
 use super::found::Found;
-use crate::client::{Session, cancelled};
+use crate::client::{Session, cancelled, within};
 use crate::{images, labels};
 use bollard::container::LogOutput;
 use bollard::models::{
@@ -23,7 +23,7 @@ use cdpipe_model::event::Stream;
 use cdpipe_model::ports::{Call, Probe, expose};
 use futures_util::StreamExt as _;
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::io::AsyncWriteExt as _;
 use tokio::task::JoinHandle;
 
@@ -44,6 +44,13 @@ impl Containers {
         call: Call<'_>,
         run: &RunAction,
     ) -> Result<BTreeMap<String, String>, Fault> {
+        let begun = Instant::now();
+        let result = self.step(call, run).await;
+        result
+            .map_err(|fault| late(fault, within(call.deadline).saturating_sub(begun.elapsed()), &run.script))
+    }
+
+    async fn step(&self, call: Call<'_>, run: &RunAction) -> Result<BTreeMap<String, String>, Fault> {
         let engine = &self.config.engine;
         let name = step_name(call);
         let reference = run.image.as_deref().unwrap_or_default();
@@ -168,14 +175,7 @@ impl Containers {
                     Ok(Some(Ok(other))) => said.feed(Stream::Stdout, &other.into_bytes()),
                     Err(fault) => {
                         said.finish();
-                        return Err(if session.left().is_zero() {
-                            Fault::new(
-                                "timed-out",
-                                format!("`{}` did not end in time", first_line(&run.script)),
-                            )
-                        } else {
-                            fault
-                        });
+                        return Err(if session.left().is_zero() { not_in_time(&run.script) } else { fault });
                     }
                 }
             }
@@ -193,10 +193,7 @@ impl Containers {
                 return self.outcome(&session, &found, &run.script, &run.outputs, last).await;
             }
             if session.left().is_zero() {
-                return Err(Fault::new(
-                    "timed-out",
-                    format!("`{}` did not end in time", first_line(&run.script)),
-                ));
+                return Err(not_in_time(&run.script));
             }
             tokio::select! {
                 () = session.call.cancel.cancelled() => return Err(cancelled()),
@@ -315,6 +312,21 @@ enum Afterwards {
     Remove,
 }
 
+/// A command whose time ends while the engine still has to answer has run out of time: only an engine that is silent for longer than
+/// it is given for an answer hangs.
+fn late(fault: Fault, left: Duration, script: &str) -> Fault {
+    if fault.kind != "engine-hangs" || !left.is_zero() {
+        return fault;
+    }
+    not_in_time(script).details([fault.message]).help(
+        "set a larger `timeout` if the engine needs it, or see what the daemon is doing (`docker info`, its log)",
+    )
+}
+
+fn not_in_time(script: &str) -> Fault {
+    Fault::new("timed-out", format!("`{}` did not end in time", first_line(script)))
+}
+
 fn step_name(call: Call<'_>) -> String {
     format!("cdpipe-run-{}", file_name(call.effect.as_str()))
 }
@@ -375,6 +387,19 @@ impl cdpipe_model::ports::Secrets for Quiet {
 mod tests {
     use super::*;
     use bollard::models::{ContainerInspectResponse, ContainerState};
+
+    #[test]
+    fn a_step_whose_time_ends_before_the_engine_answers_has_run_out_of_time() {
+        let hangs = || Fault::new("engine-hangs", "the engine at X did not answer for 0.8s").transient();
+        let over = late(hangs(), Duration::ZERO, "sleep 60\ntrue");
+        assert_eq!(
+            (over.kind.as_str(), over.message.as_str()),
+            ("timed-out", "`sleep 60` did not end in time")
+        );
+        assert_eq!(over.details, [hangs().message]);
+        assert_eq!(late(hangs(), Duration::from_secs(1), "true").kind, "engine-hangs");
+        assert_eq!(late(Fault::new("engine-lost", "gone"), Duration::ZERO, "true").kind, "engine-lost");
+    }
 
     #[test]
     fn a_time_is_written_as_the_engine_does() {
