@@ -104,7 +104,12 @@ impl Engine {
         let api = bollard::Docker::connect_with_host(endpoint)
             .map_err(|error| fault("connect", endpoint, &error))?
             .with_timeout(Duration::from_secs(LIBRARY_TIMEOUT_S));
-        Ok(Session { api, call, until: Instant::now() + within(call.deadline), endpoint: endpoint.clone() })
+        Ok(Session {
+            api,
+            call,
+            until: Instant::now() + time_for_answers(call.deadline),
+            endpoint: endpoint.clone(),
+        })
     }
 
     /// Does what can be done twice, again and again while the engine is away.
@@ -158,7 +163,7 @@ impl Engine {
 
 /// How much of a call's time is for answers. Who waits for the call gives up at its deadline and could only say that; what is said
 /// here, shortly before, names the engine.
-pub(crate) fn within(deadline: Duration) -> Duration {
+pub(crate) fn time_for_answers(deadline: Duration) -> Duration {
     deadline.saturating_sub((deadline / 10).min(WORD_IN_TIME))
 }
 

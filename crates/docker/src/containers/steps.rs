@@ -7,7 +7,7 @@
 use super::Containers;
 use super::exec::{Never, Said, failed, file_name};
 use super::found::Found;
-use crate::client::{Session, cancelled, within};
+use crate::client::{Session, cancelled, time_for_answers};
 use crate::{images, labels};
 use bollard::container::LogOutput;
 use bollard::models::{
@@ -46,8 +46,8 @@ impl Containers {
     ) -> Result<BTreeMap<String, String>, Fault> {
         let begun = Instant::now();
         let result = self.step(call, run).await;
-        result
-            .map_err(|fault| late(fault, within(call.deadline).saturating_sub(begun.elapsed()), &run.script))
+        let left = time_for_answers(call.deadline).saturating_sub(begun.elapsed());
+        result.map_err(|fault| late(fault, left, &run.script))
     }
 
     async fn step(&self, call: Call<'_>, run: &RunAction) -> Result<BTreeMap<String, String>, Fault> {
